@@ -1,0 +1,1 @@
+//! Boot protocols, ACPI tables, CPUID and register values for x86_64.

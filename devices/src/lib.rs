@@ -1,0 +1,1 @@
+//! Buses, interrupts, legacy devices, PCI, virtio and its devices, disks.

@@ -1,0 +1,1 @@
+//! Real boots with real kernels and real clients.

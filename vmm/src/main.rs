@@ -1,0 +1,3 @@
+//! The virtual machine monitor: one process per VM, the only user of KVM.
+
+fn main() {}

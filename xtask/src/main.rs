@@ -1,0 +1,3 @@
+//! What a newcomer and CI call: demo, test, lab, kernel, bench.
+
+fn main() {}
