@@ -1,1 +1,3 @@
-//! Safe wrappers over what Linux offers a VMM: io_uring, TAP, guest-memory I/O, locks, signals.
+//! Safe wrappers over what Linux offers a VMM, and the home of nearly all `unsafe` code.
+
+pub mod memory;

@@ -1,0 +1,13 @@
+//! Virtio 1.3 devices, their queues, and the transports that carry them.
+
+pub mod device;
+pub mod queue;
+#[cfg(any(test, feature = "test-utils"))]
+pub mod testing;
+pub mod worker;
+
+pub use device::{
+    ActivateError, Activation, DeviceType, Notifier, TransportInterrupt, VirtioDevice,
+};
+pub use queue::{Chain, ChainBuffers, ChainError, DeviceQueue, QueueError, Segment};
+pub use worker::QueueWorker;
