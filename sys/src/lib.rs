@@ -1,3 +1,5 @@
 //! Safe wrappers over what Linux offers a VMM, and the home of nearly all `unsafe` code.
 
 pub mod memory;
+pub mod signal;
+pub mod vcpu_run;
