@@ -1,5 +1,7 @@
 //! Safe wrappers over what Linux offers a VMM, and the home of nearly all `unsafe` code.
 
+pub mod inherited;
 pub mod memory;
 pub mod signal;
+pub mod tap;
 pub mod vcpu_run;

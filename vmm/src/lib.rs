@@ -1,1 +1,10 @@
 //! The virtual machine monitor: one process per VM, the only user of KVM.
+
+pub mod control;
+pub mod error;
+pub mod interrupts;
+pub mod memory;
+mod memory_slots;
+pub mod status;
+pub mod stop;
+pub mod vcpu;

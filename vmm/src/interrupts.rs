@@ -1,0 +1,194 @@
+//! Interrupts of the in-kernel irqchip: lines and message-signalled ones, all through irqfds.
+
+use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use devices::{EventFdLine, MsiMessage, MsiSender};
+use kvm_bindings::{
+    KVM_IRQ_ROUTING_IRQCHIP, KVM_IRQ_ROUTING_MSI, KVM_IRQCHIP_IOAPIC, KVM_IRQCHIP_PIC_MASTER,
+    KVM_IRQCHIP_PIC_SLAVE, KvmIrqRouting, kvm_irq_routing_entry,
+    kvm_irq_routing_entry__bindgen_ty_1, kvm_irq_routing_irqchip, kvm_irq_routing_msi,
+};
+use kvm_ioctls::VmFd;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
+
+use crate::error::VmmError;
+
+/// How many input pins KVM's I/O APIC has.
+const IOAPIC_PINS: u32 = 24;
+
+/// How many of them the two 8259s share.
+const PIC_PINS: u32 = 16;
+
+/// How many global system interrupts KVM routes at most (`KVM_MAX_IRQ_ROUTES`).
+const MAX_GSIS: u32 = 4096;
+
+/// Owns the interrupt routing table of one VM.
+pub struct InterruptRouter {
+    vm: Arc<VmFd>,
+    table: Mutex<Table>,
+}
+
+/// The message of every global system interrupt past the I/O APIC's, in order.
+#[derive(Default)]
+struct Table {
+    messages: Vec<Option<MsiMessage>>,
+}
+
+impl InterruptRouter {
+    /// Takes over the routing of `vm`, which has an in-kernel irqchip with KVM's default routes.
+    pub fn new(vm: Arc<VmFd>) -> Arc<Self> {
+        Arc::new(Self { vm, table: Mutex::default() })
+    }
+
+    /// Creates an edge-triggered line on pin `gsi` of the I/O APIC.
+    ///
+    /// # Errors
+    /// [`VmmError`] when there is no eventfd, or KVM refuses it.
+    pub fn line(&self, gsi: u32) -> Result<EventFdLine, VmmError> {
+        let eventfd = new_eventfd()?;
+        self.vm
+            .register_irqfd(&eventfd, gsi)
+            .map_err(|source| VmmError::kvm("KVM_IRQFD", source))?;
+        Ok(EventFdLine::new(eventfd))
+    }
+
+    /// Creates the vectors of one MSI-X capable function, all unbound.
+    ///
+    /// # Errors
+    /// [`VmmError`] when there are no more interrupts or eventfds.
+    pub fn msi_sender(self: &Arc<Self>, vectors: u16) -> Result<Arc<KvmMsiSender>, VmmError> {
+        let first_gsi = {
+            let mut table = self.lock();
+            let used = IOAPIC_PINS as usize + table.messages.len();
+            let first =
+                u32::try_from(used).ok().filter(|first| first + u32::from(vectors) <= MAX_GSIS);
+            let first = first
+                .ok_or(VmmError::TooManyDevices { what: "interrupts", max: MAX_GSIS as usize })?;
+            let len = table.messages.len() + usize::from(vectors);
+            table.messages.resize(len, None);
+            first
+        };
+        let vectors = (first_gsi..first_gsi + u32::from(vectors))
+            .map(|gsi| Ok(Vector { gsi, eventfd: new_eventfd()?, bound: AtomicBool::new(false) }))
+            .collect::<Result<_, VmmError>>()?;
+        Ok(Arc::new(KvmMsiSender { router: Arc::clone(self), vectors }))
+    }
+
+    /// Sends `message` whenever interrupt `gsi` is raised.
+    fn route(&self, gsi: u32, message: MsiMessage) -> io::Result<()> {
+        let mut table = self.lock();
+        let slot = usize::try_from(gsi - IOAPIC_PINS)
+            .ok()
+            .and_then(|index| table.messages.get_mut(index))
+            .ok_or(io::ErrorKind::InvalidInput)?;
+        if *slot == Some(message) {
+            return Ok(());
+        }
+        let before = slot.replace(message);
+        let result = KvmIrqRouting::from_entries(&table.entries())
+            .map_err(|error| io::Error::other(format!("{error:?}")))
+            .and_then(|routing| self.vm.set_gsi_routing(&routing).map_err(io::Error::from));
+        if result.is_err()
+            && let Some(slot) = table.messages.get_mut((gsi - IOAPIC_PINS) as usize)
+        {
+            *slot = before;
+        }
+        result
+    }
+
+    fn lock(&self) -> std::sync::MutexGuard<'_, Table> {
+        self.table.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    /// Lists all routes: KVM replaces the whole table each time.
+    fn entries(&self) -> Vec<kvm_irq_routing_entry> {
+        let pics = (0..PIC_PINS).map(|pin| match pin {
+            0..8 => irqchip_entry(pin, KVM_IRQCHIP_PIC_MASTER, pin),
+            _ => irqchip_entry(pin, KVM_IRQCHIP_PIC_SLAVE, pin - 8),
+        });
+        let ioapic = (0..IOAPIC_PINS).map(|pin| irqchip_entry(pin, KVM_IRQCHIP_IOAPIC, pin));
+        let messages = (IOAPIC_PINS..)
+            .zip(&self.messages)
+            .filter_map(|(gsi, message)| message.map(|message| msi_entry(gsi, message)));
+        pics.chain(ioapic).chain(messages).collect()
+    }
+}
+
+fn irqchip_entry(gsi: u32, irqchip: u32, pin: u32) -> kvm_irq_routing_entry {
+    kvm_irq_routing_entry {
+        gsi,
+        type_: KVM_IRQ_ROUTING_IRQCHIP,
+        u: kvm_irq_routing_entry__bindgen_ty_1 {
+            irqchip: kvm_irq_routing_irqchip { irqchip, pin },
+        },
+        ..Default::default()
+    }
+}
+
+fn msi_entry(gsi: u32, message: MsiMessage) -> kvm_irq_routing_entry {
+    let msi = kvm_irq_routing_msi {
+        address_lo: message.address as u32,
+        address_hi: (message.address >> 32) as u32,
+        data: message.data,
+        ..Default::default()
+    };
+    kvm_irq_routing_entry {
+        gsi,
+        type_: KVM_IRQ_ROUTING_MSI,
+        u: kvm_irq_routing_entry__bindgen_ty_1 { msi },
+        ..Default::default()
+    }
+}
+
+/// The MSI-X vectors of one PCI function, delivered by KVM without a system call of the guest's.
+pub struct KvmMsiSender {
+    router: Arc<InterruptRouter>,
+    vectors: Vec<Vector>,
+}
+
+struct Vector {
+    gsi: u32,
+    eventfd: EventFd,
+    bound: AtomicBool,
+}
+
+impl MsiSender for KvmMsiSender {
+    /// An unbound vector keeps its route in KVM, unused: a driver that masks and unmasks with the
+    /// same message costs no system call.
+    fn route(&self, vector: u16, message: Option<MsiMessage>) -> io::Result<()> {
+        let vector = self.vectors.get(usize::from(vector)).ok_or(io::ErrorKind::InvalidInput)?;
+        let Some(message) = message else {
+            vector.bound.store(false, Ordering::Release);
+            return Ok(());
+        };
+        if !vector.bound.load(Ordering::Acquire) {
+            // Registered while unbound, so that an unused vector costs KVM nothing.
+            match self.router.vm.register_irqfd(&vector.eventfd, vector.gsi) {
+                Ok(()) => {}
+                Err(error) if error.errno() == libc::EBUSY => {}
+                Err(error) => return Err(error.into()),
+            }
+        }
+        self.router.route(vector.gsi, message)?;
+        vector.bound.store(true, Ordering::Release);
+        Ok(())
+    }
+
+    fn signal(&self, vector: u16) {
+        if let Some(vector) = self.vectors.get(usize::from(vector))
+            && vector.bound.load(Ordering::Acquire)
+        {
+            // It can fail only when 2^64 - 2 signals are unseen: one is pending then already.
+            let _ = vector.eventfd.write(1);
+        }
+    }
+}
+
+fn new_eventfd() -> Result<EventFd, VmmError> {
+    EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)
+        .map_err(|source| VmmError::os("create an eventfd", source))
+}

@@ -1,0 +1,25 @@
+//! The one place that hands addresses of this process to KVM.
+#![expect(unsafe_code, reason = "KVM maps the given host addresses into the guest")]
+
+use kvm_bindings::kvm_userspace_memory_region;
+use kvm_ioctls::VmFd;
+use vm_memory::{GuestMemoryRegion, GuestRegionMmap};
+
+/// Makes `region` the guest memory of `slot`.
+///
+/// # Errors
+/// KVM's error number: the slot overlaps another, or there are no more slots.
+pub fn set(vm: &VmFd, slot: u32, region: &GuestRegionMmap) -> Result<(), kvm_ioctls::Error> {
+    let description = kvm_userspace_memory_region {
+        slot,
+        flags: 0,
+        guest_phys_addr: region.start_addr().0,
+        memory_size: region.len(),
+        userspace_addr: region.as_ptr() as u64,
+    };
+    // SAFETY:
+    // - The range is a mapping that `region` owns, private to guest memory: nothing else lies in
+    //   it, and Rust code reaches it through volatile accessors only.
+    // - The machine keeps the memory for as long as the VM's descriptor: see `Vm`'s field order.
+    unsafe { vm.set_user_memory_region(description) }
+}
