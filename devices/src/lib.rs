@@ -18,7 +18,13 @@
 )]
 
 pub mod bus;
+mod bytes;
+pub mod console;
 pub mod interrupt;
+mod log_limit;
+pub mod pci;
+pub mod legacy;
+pub mod rate_limiter;
 pub mod virtio;
 
 pub use bus::{Bus, BusDevice, BusError};
