@@ -1,0 +1,11 @@
+//! The host's side of a guest's console: where its output goes and where its input comes from.
+//!
+//! The serial port and the virtio console share it. Neither a guest that floods its console nor a
+//! reader that stops reading can grow this process or hold a vCPU for good; neither an eager typist
+//! nor a guest that doesn't read its input can either.
+
+mod input;
+mod output;
+
+pub use input::{ConsoleInput, InputFilter, InputTarget};
+pub use output::ConsoleOutput;

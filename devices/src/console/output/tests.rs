@@ -1,0 +1,129 @@
+use std::io::{PipeReader, Read, pipe};
+use std::thread;
+
+use super::*;
+
+/// Longer than any test waits.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+fn piped() -> (ConsoleOutput, PipeReader) {
+    let (reader, writer) = pipe().unwrap();
+    (ConsoleOutput::new(writer.into()).unwrap(), reader)
+}
+
+/// Fills the pipe and the buffer of an output whose reader doesn't read, and then some.
+fn stop(output: &ConsoleOutput) {
+    output.write(&[b'.'; 1 << 20]);
+    assert_ne!(output.dropped_bytes(), 0);
+}
+
+#[test]
+fn prompt_without_a_newline_arrives_without_more_output() {
+    let (output, mut reader) = piped();
+    output.write(b"login: ");
+    let mut seen = [0; 7];
+    reader.read_exact(&mut seen).unwrap();
+    assert_eq!(&seen, b"login: ");
+}
+
+#[test]
+fn bytes_of_a_burst_are_written_together() {
+    // A datagram socket keeps each write apart.
+    let (host, guest) = rustix::net::socketpair(
+        rustix::net::AddressFamily::UNIX,
+        rustix::net::SocketType::DGRAM,
+        rustix::net::SocketFlags::CLOEXEC,
+        None,
+    )
+    .unwrap();
+    let output = ConsoleOutput::new(guest).unwrap();
+    for _ in 0..FILE_CHUNK {
+        output.write(b"x");
+    }
+    assert!(output.flush(PATIENCE));
+    let (mut buffer, mut writes, mut bytes) = ([0; FILE_CHUNK], 0, 0);
+    while bytes < FILE_CHUNK {
+        bytes += rustix::io::read(&host, &mut buffer).unwrap();
+        writes += 1;
+    }
+    assert!(writes <= FILE_CHUNK / 16, "{writes} writes for {bytes} bytes");
+}
+
+#[test]
+fn stopped_reader_costs_one_time_limit_and_no_memory() {
+    let (output, _reader) = piped();
+    stop(&output);
+    let before = output.dropped_bytes();
+    // Each of these would wait for the time limit if a stopped reader weren't remembered.
+    for _ in 0..100_000 {
+        output.write(b"x");
+    }
+    assert_eq!(output.dropped_bytes(), before + 100_000);
+    let state = output.writer.as_ref().unwrap().shared.lock();
+    assert!(state.ring.len() <= CAPACITY);
+}
+
+#[test]
+fn reader_that_goes_on_gets_everything_again() {
+    const STOPPED: usize = 1 << 20;
+    let (output, mut reader) = piped();
+    output.write(&[b'.'; STOPPED]);
+    assert!(!output.flush(Duration::ZERO));
+    let reader = thread::spawn(move || {
+        let mut seen = Vec::new();
+        reader.read_to_end(&mut seen).unwrap();
+        seen
+    });
+    assert!(output.flush(PATIENCE));
+    let dropped = usize::try_from(output.dropped_bytes()).unwrap();
+    output.write(b"back");
+    drop(output);
+    let seen = reader.join().unwrap();
+    assert!(seen.ends_with(b"back"));
+    assert_eq!(seen.len(), STOPPED - dropped + 4);
+}
+
+#[test]
+fn gone_reader_costs_no_waiting() {
+    let (output, reader) = piped();
+    drop(reader);
+    output.write(&[b'.'; 1 << 20]);
+    assert!(output.flush(PATIENCE));
+    assert_eq!(output.dropped_bytes(), 1 << 20);
+}
+
+#[test]
+fn interrupted_write_returns_without_the_reader() {
+    let (output, _reader) = piped();
+    let cancelled = AtomicBool::new(false);
+    thread::scope(|scope| {
+        let write = scope.spawn(|| output.write_unless(&[b'.'; 1 << 20], &cancelled));
+        output.interrupt(&cancelled);
+        write.join().unwrap();
+    });
+    let state = output.writer.as_ref().unwrap().shared.lock();
+    assert!(!state.stalled, "the write waited for its time limit");
+}
+
+#[test]
+fn file_that_was_made_non_blocking_gets_everything() {
+    let (mut reader, writer) = pipe().unwrap();
+    rustix::io::ioctl_fionbio(&writer, true).unwrap();
+    let output = ConsoleOutput::new(writer.into()).unwrap();
+    let reader = thread::spawn(move || {
+        let mut seen = Vec::new();
+        reader.read_to_end(&mut seen).unwrap();
+        seen
+    });
+    output.write(&[b'.'; 1 << 20]);
+    drop(output);
+    assert_eq!(reader.join().unwrap().len(), 1 << 20);
+}
+
+#[test]
+fn discarded_output_is_not_counted_as_lost() {
+    let output = ConsoleOutput::discard();
+    output.write(b"nobody");
+    assert!(output.flush(Duration::ZERO));
+    assert_eq!(output.dropped_bytes(), 0);
+}
