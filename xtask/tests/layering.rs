@@ -57,7 +57,9 @@ fn crates_use_only_what_lies_below_them() {
         };
         let used = list(package, "dependencies").iter().map(|dependency| text(dependency, "name"));
         let forbidden = used.filter(|used| ours.contains(used) && !may_use.contains(used));
-        wrong.extend(forbidden.filter(|used| *used != name).map(|used| format!("{name} uses {used}")));
+        wrong.extend(
+            forbidden.filter(|used| *used != name).map(|used| format!("{name} uses {used}")),
+        );
     }
     assert!(wrong.is_empty(), "edges that docs/architecture.md doesn't allow: {wrong:#?}");
     let listed: BTreeSet<_> = allowed.keys().copied().collect();

@@ -1,0 +1,247 @@
+//! Debian packages: which ones we need and why, which are missing, how to get them.
+
+use std::io::{self, IsTerminal, Write};
+use std::path::Path;
+use std::process::{Command, Stdio};
+
+use anyhow::{Context, Result, bail, ensure};
+
+use crate::process;
+
+/// What a set of packages is needed for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub(crate) enum Purpose {
+    /// The emulated machine of `cargo xtask lab`.
+    Lab,
+    /// Building the guest kernel.
+    Kernel,
+    /// Building the Debian root disk.
+    Disk,
+    /// The tests that boot guests.
+    Tests,
+}
+
+/// A Debian package and the reason that we install it for.
+struct Package {
+    name: &'static str,
+    reason: &'static str,
+}
+
+const fn package(name: &'static str, reason: &'static str) -> Package {
+    Package { name, reason }
+}
+
+const LAB: &[Package] = &[
+    package("qemu-system-x86", "emulates the lab's machine, with AMD SVM"),
+    package("busybox-static", "the tools in the lab's and the test guests' initramfs"),
+    package("kmod", "indexes the lab kernel's modules and loads them"),
+    package("xz-utils", "unpacks the lab kernel's modules"),
+];
+
+const KERNEL: &[Package] = &[
+    package("build-essential", "compiles the guest kernel"),
+    package("bc", "the kernel's build computes a timer table with it"),
+    package("bison", "generates parsers of the kernel's build"),
+    package("flex", "generates lexers of the kernel's build"),
+    package("libelf-dev", "objtool, which checks the kernel's object files, reads ELF with it"),
+    package("xz-utils", "unpacks the kernel's source"),
+];
+
+const DISK: &[Package] = &[
+    package("mmdebstrap", "builds the Debian root file system"),
+    package("e2fsprogs", "writes it into an ext4 image"),
+];
+
+const TESTS: &[Package] = &[
+    package("busybox-static", "the tools in the test guests' initramfs"),
+    package("e2fsprogs", "makes file systems on the disks under test"),
+    package("fio", "tests and measures the disks"),
+    package("iperf3", "measures the network"),
+    package("iproute2", "makes TAP devices and network namespaces"),
+    package("iputils-ping", "tests the network"),
+    package("qemu-utils", "makes qcow2 images that other software wrote"),
+];
+
+impl Purpose {
+    fn packages(self) -> &'static [Package] {
+        match self {
+            Self::Lab => LAB,
+            Self::Kernel => KERNEL,
+            Self::Disk => DISK,
+            Self::Tests => TESTS,
+        }
+    }
+}
+
+/// Whether [`install`] may ask before it changes the system.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Consent {
+    /// The user has agreed already.
+    Given,
+    /// Ask when there is a terminal to ask on; without one, go on.
+    Ask,
+}
+
+/// Installs those packages that are missing, and says which and why.
+///
+/// # Errors
+///
+/// Fails when this isn't a Debian-like system, the user declines or `apt-get` fails.
+pub(crate) fn install(purposes: &[Purpose], consent: Consent) -> Result<()> {
+    let missing = missing(purposes)?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    eprintln!("Debian packages to install:");
+    for package in &missing {
+        eprintln!("    {:<18} {}", package.name, package.reason);
+    }
+    ensure!(consent == Consent::Given || agreed()?, "the packages are needed: nothing was done");
+
+    let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
+    if names.iter().any(|name| candidate(name).is_none()) {
+        update_lists()?;
+    }
+    let mut command = as_root("apt-get");
+    command.args(["install", "--yes", "--quiet=2", "--no-install-recommends"]).args(names);
+    process::run_shown(&mut command)
+}
+
+/// Fails with the line that would install the missing packages, if there are any.
+///
+/// # Errors
+///
+/// See above; also when this isn't a Debian-like system.
+pub(crate) fn require(purpose: Purpose) -> Result<()> {
+    let missing = missing(&[purpose])?;
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let reasons: String = missing
+        .iter()
+        .map(|package| format!("\n    {:<18} {}", package.name, package.reason))
+        .collect();
+    let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
+    bail!(
+        "Debian packages are missing:{reasons}\nInstall them with `cargo xtask setup` or:\n    \
+         apt-get install --no-install-recommends {}",
+        names.join(" ")
+    )
+}
+
+/// Downloads packages into `dir` and unpacks them there, without installing them.
+///
+/// # Errors
+///
+/// Fails when the packages can't be found, downloaded or unpacked.
+pub(crate) fn unpack(names: &[&str], dir: &Path) -> Result<()> {
+    let downloads = tempfile::tempdir().context("cannot create a temporary directory")?;
+    process::run(
+        Command::new("apt-get").args(["download", "--quiet"]).args(names).current_dir(&downloads),
+    )?;
+    let archives = downloads.path().read_dir().context("cannot list the downloaded packages")?;
+    for archive in archives {
+        let archive = archive.context("cannot list the downloaded packages")?.path();
+        process::run(Command::new("dpkg-deb").arg("--extract").arg(archive).arg(dir))?;
+    }
+    Ok(())
+}
+
+/// Returns the first of `names` that this system's package lists know, fetching the lists when
+/// they know none.
+///
+/// # Errors
+///
+/// Fails when none is known even then.
+pub(crate) fn first_known<'a>(names: &[&'a str]) -> Result<&'a str> {
+    let find = || names.iter().copied().find(|name| candidate(name).is_some());
+    if let Some(name) = find() {
+        return Ok(name);
+    }
+    update_lists()?;
+    find().with_context(|| format!("no Debian package source offers {}", names.join(" or ")))
+}
+
+/// Returns the package starting with `prefix` that `name`, which is a metapackage, depends on.
+///
+/// # Errors
+///
+/// Fails when there is no such dependency.
+pub(crate) fn dependency(name: &str, prefix: &str) -> Result<String> {
+    let listing =
+        process::capture(Command::new("apt-cache").args(["depends", "--important", name]))?;
+    listing
+        .lines()
+        .filter_map(|line| line.trim().strip_prefix("Depends: "))
+        .find(|dependency| dependency.starts_with(prefix))
+        .map(str::to_owned)
+        .with_context(|| format!("the Debian package {name} depends on no {prefix}*"))
+}
+
+/// Returns the version of a package that would be downloaded, `None` when there is none.
+pub(crate) fn candidate(name: &str) -> Option<String> {
+    let policy = process::capture(Command::new("apt-cache").args(["policy", name])).ok()?;
+    let version = policy.lines().find_map(|line| line.trim().strip_prefix("Candidate: "))?;
+    (version != "(none)").then(|| version.to_owned())
+}
+
+fn missing(purposes: &[Purpose]) -> Result<Vec<&'static Package>> {
+    let mut missing: Vec<&Package> = Vec::new();
+    for package in purposes.iter().flat_map(|purpose| purpose.packages()) {
+        let seen = missing.iter().any(|other| other.name == package.name);
+        if !seen && !is_installed(package.name)? {
+            missing.push(package);
+        }
+    }
+    Ok(missing)
+}
+
+fn is_installed(name: &str) -> Result<bool> {
+    let mut command = Command::new("dpkg-query");
+    command.args(["--show", "--showformat=${db:Status-Status}", name]).stderr(Stdio::null());
+    let output = command
+        .output()
+        .map_err(|error| process::spawn_error(&command, error))
+        .context("only Debian and its derivatives are supported: their packages are needed")?;
+    Ok(output.stdout == b"installed")
+}
+
+fn agreed() -> Result<bool> {
+    if !io::stdin().is_terminal() || !io::stderr().is_terminal() {
+        return Ok(true);
+    }
+    eprint!("Install them? [Y/n] ");
+    io::stderr().flush().context("cannot write to the terminal")?;
+    let mut answer = String::new();
+    io::stdin().read_line(&mut answer).context("cannot read from the terminal")?;
+    Ok(matches!(answer.trim().to_lowercase().as_str(), "" | "y" | "yes"))
+}
+
+fn update_lists() -> Result<()> {
+    eprintln!("Fetching the lists of Debian packages");
+    process::run_shown(as_root("apt-get").args(["update", "--quiet=2"]))
+}
+
+/// Prepares a command that changes the system: by `sudo` unless we are root, and never asking.
+fn as_root(program: &str) -> Command {
+    let mut command = if rustix::process::geteuid().is_root() {
+        Command::new("env")
+    } else {
+        let mut command = Command::new("sudo");
+        command.arg("env");
+        command
+    };
+    command.arg("DEBIAN_FRONTEND=noninteractive").arg(program);
+    command
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dpkg_is_installed_and_a_name_nobody_uses_is_not() {
+        assert!(is_installed("dpkg").unwrap());
+        assert!(!is_installed("no-such-package-xyz").unwrap());
+    }
+}
