@@ -106,14 +106,15 @@ pub struct DeviceQueue {
     queue: Queue,
     kick: Arc<EventFd>,
     notifier: Notifier,
-    unsignalled: bool,
+    /// How many chains were returned since the driver was last told, or decided not to be.
+    unsignalled: u16,
 }
 
 impl DeviceQueue {
     /// Wraps `queue`, whose rings the transport has checked; `kick` is the eventfd that KVM
     /// writes when the driver notifies the queue.
     pub fn new(index: u16, queue: Queue, kick: Arc<EventFd>, notifier: Notifier) -> Self {
-        Self { index, queue, kick, notifier, unsignalled: false }
+        Self { index, queue, kick, notifier, unsignalled: 0 }
     }
 
     /// Returns the queue's index in the device.
@@ -158,11 +159,47 @@ impl DeviceQueue {
         head: u16,
         written_bytes: u32,
     ) -> Result<(), QueueError> {
+        self.add_used_batch(memory, &[(head, written_bytes)])
+    }
+
+    /// Returns several chains, each a head and its written bytes, which the driver sees all at
+    /// once: it mustn't find half of a frame that lies in several (VIRTIO 1.3 §5.1.6.4).
+    ///
+    /// # Errors
+    /// [`QueueError::Ring`] when the used ring can't be written, or a head isn't in the queue.
+    pub fn add_used_batch(
+        &mut self,
+        memory: &GuestRam,
+        chains: &[(u16, u32)],
+    ) -> Result<(), QueueError> {
         let index = self.index;
-        self.unsignalled = true;
-        self.queue
-            .add_used(memory, head, written_bytes)
-            .map_err(|source| QueueError::Ring { index, source })
+        self.write_used(memory, chains).map_err(|source| QueueError::Ring { index, source })
+    }
+
+    /// Writes used elements and then the index behind the last (VIRTIO 1.3 §2.7.8).
+    fn write_used(
+        &mut self,
+        memory: &GuestRam,
+        chains: &[(u16, u32)],
+    ) -> Result<(), virtio_queue::Error> {
+        let ring = GuestAddress(self.queue.used_ring());
+        let at = |offset: u64| ring.checked_add(offset).ok_or(virtio_queue::Error::AddressOverflow);
+        let mut next = self.queue.next_used();
+        for &(head, written_bytes) in chains {
+            if head >= self.queue.size() {
+                return Err(virtio_queue::Error::InvalidDescriptorIndex);
+            }
+            let slot = u64::from(next.checked_rem(self.queue.size()).unwrap_or(0));
+            let element = [u32::from(head).to_le(), written_bytes.to_le()];
+            let address = at(slot.saturating_mul(8).saturating_add(4))?;
+            memory.write_obj(element, address).map_err(virtio_queue::Error::GuestMemory)?;
+            next = next.wrapping_add(1);
+            self.unsignalled = self.unsignalled.saturating_add(1);
+        }
+        self.queue.set_next_used(next);
+        memory
+            .store(next.to_le(), at(2)?, Ordering::Release)
+            .map_err(virtio_queue::Error::GuestMemory)
     }
 
     /// Interrupts the driver for all chains returned since the last call, unless it asked not to
@@ -171,12 +208,13 @@ impl DeviceQueue {
     /// # Errors
     /// [`QueueError::Ring`] when the suppression fields can't be read.
     pub fn signal_used(&mut self, memory: &GuestRam) -> Result<(), QueueError> {
-        if !std::mem::take(&mut self.unsignalled) {
+        let returned = std::mem::take(&mut self.unsignalled);
+        if returned == 0 {
             return Ok(());
         }
         let index = self.index;
         let wanted = if self.queue.event_idx_enabled() {
-            self.queue.needs_notification(memory)
+            self.driver_event_passed(memory, returned)
         } else {
             self.driver_wants_interrupts(memory)
         };
@@ -195,6 +233,26 @@ impl DeviceQueue {
             .load(GuestAddress(self.queue.avail_ring()), Ordering::Relaxed)
             .map_err(virtio_queue::Error::GuestMemory)?;
         Ok(u32::from(u16::from_le(flags)) & VRING_AVAIL_F_NO_INTERRUPT == 0)
+    }
+
+    /// Tells whether the last `returned` used elements passed the one that the driver wants to
+    /// hear of (VIRTIO 1.3 §2.7.7.2). `virtio-queue` knows only of those that it wrote itself.
+    fn driver_event_passed(
+        &self,
+        memory: &GuestRam,
+        returned: u16,
+    ) -> Result<bool, virtio_queue::Error> {
+        // The used index must be visible before the event is read.
+        fence(Ordering::SeqCst);
+        let offset = u64::from(self.queue.size()).saturating_mul(2).saturating_add(4);
+        let event: u16 = GuestAddress(self.queue.avail_ring())
+            .checked_add(offset)
+            .ok_or(virtio_queue::Error::AddressOverflow)
+            .and_then(|at| {
+                memory.load(at, Ordering::Relaxed).map_err(virtio_queue::Error::GuestMemory)
+            })?;
+        let behind = self.queue.next_used().wrapping_sub(u16::from_le(event)).wrapping_sub(1);
+        Ok(behind < returned)
     }
 
     /// Asks the driver to notify; returns whether chains came in meanwhile, which must be popped
@@ -300,6 +358,42 @@ mod tests {
         queue.add_chain(&[Buffer::readable(0x8000, 16)]);
         queue.set_available_index(6);
         assert!(queue.device_queue(0).pop(queue.memory()).is_err());
+    }
+
+    #[test]
+    fn batch_wraps_in_the_used_ring_and_appears_at_once() {
+        let mut queue = TestQueue::new(guest_ram(), 4);
+        let heads = [(); 3].map(|()| queue.add_chain(&[Buffer::writable(0x8000, 16)]));
+        let mut device = queue.device_queue(0);
+        device.add_used_batch(queue.memory(), &heads.map(|head| (head, 1))).unwrap();
+        assert_eq!(queue.used().len(), 3);
+        device.add_used_batch(queue.memory(), &heads.map(|head| (head, 2))).unwrap();
+        assert_eq!(queue.used(), heads.map(|head| (u32::from(head), 2)));
+        assert!(device.add_used_batch(queue.memory(), &[(0, 1), (4, 1)]).is_err());
+        assert_eq!(queue.used(), []);
+    }
+
+    #[test]
+    fn driver_with_event_idx_is_interrupted_when_a_batch_passes_its_event() {
+        let mut queue = TestQueue::new(guest_ram(), 4);
+        let mut ring = queue.ring();
+        ring.set_event_idx(true);
+        let kick = Arc::new(EventFd::new(vmm_sys_util::eventfd::EFD_NONBLOCK).unwrap());
+        let mut device = DeviceQueue::new(0, ring, kick, queue.notifier());
+        let heads = [(); 3].map(|()| queue.add_chain(&[Buffer::writable(0x8000, 16)]));
+        let memory = queue.memory().clone();
+        let used_event = GuestAddress(0x5000 + 4 + 4 * 2);
+        let mut signal = |batch: &[(u16, u32)]| {
+            device.add_used_batch(&memory, batch).unwrap();
+            device.signal_used(&memory).unwrap();
+        };
+        memory.write_obj(1u16, used_event).unwrap();
+        signal(&[(heads[0], 0)]);
+        assert_eq!(queue.interrupts(), 0, "the event is the second element");
+        signal(&[(heads[1], 0), (heads[2], 0)]);
+        assert_eq!(queue.interrupts(), 1);
+        signal(&[(heads[0], 0)]);
+        assert_eq!(queue.interrupts(), 1, "the event was passed before");
     }
 
     #[test]
