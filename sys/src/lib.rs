@@ -1,5 +1,7 @@
 //! Safe wrappers over what Linux offers a VMM, and the home of nearly all `unsafe` code.
 
+pub mod discard;
+pub mod entropy;
 pub mod inherited;
 pub mod memory;
 pub mod signal;
