@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::queue::DeviceQueue;
+use crate::log_limit::LogLimit;
 use sys::memory::GuestRam;
 
 /// Device types that this VMM offers, by their numbers in VIRTIO 1.3 §5.
@@ -23,6 +24,13 @@ pub enum DeviceType {
     Balloon = 5,
     /// Socket device, §5.10.
     Vsock = 19,
+}
+
+impl DeviceType {
+    /// Returns the type's number.
+    pub const fn id(self) -> u16 {
+        self as u16
+    }
 }
 
 /// A virtio device behind any transport.
@@ -132,8 +140,9 @@ impl Notifier {
 
     /// Sets DEVICE_NEEDS_RESET (VIRTIO 1.3 §2.1.2): the driver broke the rules beyond one request.
     pub fn needs_reset(&self, reason: &dyn std::fmt::Display) {
+        static LOG: LogLimit = LogLimit::new();
         if !self.needs_reset.swap(true, Ordering::AcqRel) {
-            log::warn!("virtio device needs a reset: {reason}");
+            LOG.warn(format_args!("virtio device needs a reset: {reason}"));
             self.interrupt.signal_config();
         }
     }

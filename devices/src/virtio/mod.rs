@@ -4,6 +4,7 @@ pub mod device;
 pub mod queue;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod testing;
+pub mod transport;
 pub mod worker;
 
 pub use device::{
