@@ -13,6 +13,12 @@ use crate::config::Field;
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
+    /// The command that started the process entered its `main`. Not on the status descriptor: the
+    /// first line of a file that `vmctl boot --timeline` writes.
+    CommandStarted {
+        /// When, by `CLOCK_MONOTONIC`.
+        monotonic_ns: u64,
+    },
     /// The process entered `main`.
     ProcessStarted {
         /// When, by `CLOCK_MONOTONIC`.

@@ -12,16 +12,16 @@ use crate::event::ErrorKind;
 #[derive(Debug, Error)]
 pub enum ConfigError {
     /// It isn't JSON, or has a key or a type that the format doesn't know.
-    #[error("the configuration can't be read as JSON")]
+    #[error("{}", self.problem())]
     Syntax(#[source] serde_json::Error),
     /// A value that has no default isn't there.
-    #[error("{field} is required")]
+    #[error("{field}: {}", self.problem())]
     Missing {
         /// Where it should be.
         field: Field,
     },
     /// A number is too small or too large.
-    #[error("{field}: {value} is not {expected}")]
+    #[error("{field}: {}", self.problem())]
     OutOfRange {
         /// Where it is.
         field: Field,
@@ -31,7 +31,7 @@ pub enum ConfigError {
         expected: String,
     },
     /// A value is malformed.
-    #[error("{field}: {value:?} {reason}")]
+    #[error("{field}: {}", self.problem())]
     Invalid {
         /// Where it is.
         field: Field,
@@ -41,7 +41,7 @@ pub enum ConfigError {
         reason: String,
     },
     /// A value that must be unique is in two places.
-    #[error("{field}: {value:?} is already used by {first}")]
+    #[error("{field}: {} by {first}", self.problem())]
     Duplicate {
         /// The later place.
         field: Field,
@@ -51,7 +51,7 @@ pub enum ConfigError {
         first: Field,
     },
     /// A value asks for what this version doesn't offer.
-    #[error("{field}: {value} is not supported; only {accepted} is")]
+    #[error("{field}: {}", self.problem())]
     Unsupported {
         /// Where it is.
         field: Field,
@@ -73,6 +73,22 @@ impl ConfigError {
             | Self::OutOfRange { .. }
             | Self::Invalid { .. }
             | Self::Duplicate { .. } => ErrorKind::ConfigInvalid,
+        }
+    }
+
+    /// What's wrong, without the place: for a reader to whom the place has another name, such as a
+    /// flag's.
+    #[must_use]
+    pub fn problem(&self) -> String {
+        match self {
+            Self::Syntax(_) => "the configuration can't be read".to_owned(),
+            Self::Missing { .. } => "is required".to_owned(),
+            Self::OutOfRange { value, expected, .. } => format!("{value} is not {expected}"),
+            Self::Invalid { value, reason, .. } => format!("{value:?} {reason}"),
+            Self::Duplicate { value, .. } => format!("{value:?} is already used"),
+            Self::Unsupported { value, accepted, .. } => {
+                format!("{value} is not supported; only {accepted} is")
+            }
         }
     }
 

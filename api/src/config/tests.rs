@@ -229,8 +229,8 @@ fn out_of_range_numbers_are_refused_with_field_and_value() {
 #[test]
 fn malformed_values_are_refused_with_field_and_value() {
     for (pointer, value, expected) in [
-        ("/boot-source", json!({}), "boot-source.kernel_image_path is required"),
-        ("/boot-source/kernel_image_path", json!(""), "boot-source.kernel_image_path is required"),
+        ("/boot-source", json!({}), "boot-source.kernel_image_path: is required"),
+        ("/boot-source/kernel_image_path", json!(""), "boot-source.kernel_image_path: is required"),
         ("/boot-source/kernel_image_path", json!("a\0b"), "has a NUL in it"),
         ("/boot-source/boot_args", json!("a\0b"), "boot-source.boot_args: \"a\\0b"),
         ("/boot-source/boot_args", json!("a\nb"), "printable ASCII"),
@@ -240,7 +240,7 @@ fn malformed_values_are_refused_with_field_and_value() {
             json!(format!("root={}", "y".repeat(2043))),
             "2048 bytes; at most 2047",
         ),
-        ("/drives/0/drive_id", json!(""), "drives[0].drive_id is required"),
+        ("/drives/0/drive_id", json!(""), "drives[0].drive_id: is required"),
         ("/drives/0/drive_id", json!("a b"), "drives[0].drive_id: \"a b\" is no identifier"),
         ("/drives/0/drive_id", json!("x".repeat(65)), "is no identifier"),
         (
@@ -253,7 +253,7 @@ fn malformed_values_are_refused_with_field_and_value() {
             json!(true),
             "drives[1].is_root_device: \"true\" is already used by",
         ),
-        ("/drives/0/path_on_host", json!(null), "drives[0].path_on_host is required"),
+        ("/drives/0/path_on_host", json!(null), "drives[0].path_on_host: is required"),
         (
             "/drives/1/path_on_host",
             json!("data.img"),
@@ -266,7 +266,7 @@ fn malformed_values_are_refused_with_field_and_value() {
         (
             "/network-interfaces/0/host_dev_name",
             json!(""),
-            "network-interfaces[0].host_dev_name is required",
+            "network-interfaces[0].host_dev_name: is required",
         ),
         ("/network-interfaces/0/host_dev_name", json!("x".repeat(16)), "is 16 bytes long"),
         ("/network-interfaces/0/host_dev_name", json!("a/b"), "can't be an interface's name"),
@@ -292,8 +292,8 @@ fn malformed_values_are_refused_with_field_and_value() {
         ("/network-interfaces/0/guest_mac", json!("53:54:00:12:34:56"), "multicast"),
         ("/network-interfaces/0/guest_mac", json!("00:00:00:00:00:00"), "all-zero"),
         ("/vsock/uds_path", json!("x".repeat(108)), "is 108 bytes long"),
-        ("/vsock/uds_path", json!(""), "vsock.uds_path is required"),
-        ("/console", json!({ "mode": "file" }), "console.path is required"),
+        ("/vsock/uds_path", json!(""), "vsock.uds_path: is required"),
+        ("/console", json!({ "mode": "file" }), "console.path: is required"),
         ("/console", json!({ "path": "x" }), "is only for the mode \"file\""),
     ] {
         let (kind, message) = refusal(pointer, value);
@@ -330,7 +330,7 @@ fn unknown_keys_and_types_are_refused_by_name() {
 #[test]
 fn firecracker_keys_that_are_not_honoured_are_refused_unless_at_their_default() {
     for (pointer, default, value, expected) in [
-        ("/cpu-config", json!(null), json!({}), "cpu-config: "),
+        ("/cpu-config", json!(null), json!({}), "cpu-config: {} is not supported; only null is"),
         ("/logger", json!(null), json!({ "level": "Info" }), "logger: "),
         ("/mmds-config", json!(null), json!({}), "mmds-config: "),
         ("/pmem", json!([]), json!([{}]), "pmem: [{}] is not supported; only [] is"),

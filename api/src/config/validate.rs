@@ -3,7 +3,8 @@
 use std::os::unix::ffi::OsStrExt;
 use std::path::{Path, PathBuf};
 
-use serde_json::Value;
+use serde::Serialize;
+use serde_json::{Value, json};
 
 use super::{
     BalloonConfig, BalloonSpec, BootConfig, BootSourceSpec, ConfigError, ConsoleConfig,
@@ -261,27 +262,36 @@ fn nets(specs: Vec<NetSpec>) -> Result<Vec<NetConfig>, ConfigError> {
     let mut nets: Vec<NetConfig> = Vec::with_capacity(specs.len());
     for (index, spec) in specs.into_iter().enumerate() {
         let net = net(index, spec)?;
-        for (other_index, other) in nets.iter().enumerate() {
-            let conflict = if other.id == net.id {
-                Some(("iface_id", net.id.clone()))
-            } else if other.tap == net.tap {
-                Some(("host_dev_name", net.tap.clone()))
-            } else if let Some(mac) = net.mac.filter(|mac| other.mac == Some(*mac)) {
-                Some(("guest_mac", mac.to_string()))
-            } else {
-                None
-            };
-            if let Some((key, value)) = conflict {
-                return Err(ConfigError::Duplicate {
-                    field: Field::net(index, key),
-                    value,
-                    first: Field::net(other_index, key),
-                });
-            }
-        }
+        refuse_net_conflict(index, &net, &nets)?;
         nets.push(net);
     }
     Ok(nets)
+}
+
+/// Refuses a second interface of the same name, TAP or address.
+fn refuse_net_conflict(
+    index: usize,
+    net: &NetConfig,
+    earlier: &[NetConfig],
+) -> Result<(), ConfigError> {
+    for (other_index, other) in earlier.iter().enumerate() {
+        let conflict = if other.id == net.id {
+            Some(("iface_id", net.id.clone()))
+        } else if other.tap == net.tap {
+            Some(("host_dev_name", net.tap.clone()))
+        } else {
+            let mac = net.mac.filter(|mac| other.mac == Some(*mac));
+            mac.map(|mac| ("guest_mac", mac.to_string()))
+        };
+        if let Some((key, value)) = conflict {
+            return Err(ConfigError::Duplicate {
+                field: Field::net(index, key),
+                value,
+                first: Field::net(other_index, key),
+            });
+        }
+    }
+    Ok(())
 }
 
 fn net(index: usize, spec: NetSpec) -> Result<NetConfig, ConfigError> {
@@ -423,7 +433,7 @@ fn only_null(field: Field, value: Option<&Value>) -> Result<(), ConfigError> {
 }
 
 /// Refuses any value of a key that isn't honoured but its default.
-fn only<T: PartialEq + std::fmt::Debug>(
+fn only<T: PartialEq + Serialize>(
     field: Field,
     value: Option<&T>,
     default: &T,
@@ -431,7 +441,7 @@ fn only<T: PartialEq + std::fmt::Debug>(
 ) -> Result<(), ConfigError> {
     match value {
         Some(value) if value != default => {
-            Err(ConfigError::Unsupported { field, value: format!("{value:?}"), accepted })
+            Err(ConfigError::Unsupported { field, value: json!(value).to_string(), accepted })
         }
         _ => Ok(()),
     }
