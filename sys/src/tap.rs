@@ -271,6 +271,11 @@ impl GuestVectors {
         self.vectors.drain(..count.min(self.vectors.len()));
     }
 
+    /// Drops all but the first `count` host buffers.
+    pub fn truncate(&mut self, count: usize) {
+        self.vectors.truncate(count);
+    }
+
     /// Drops all buffers.
     pub fn clear(&mut self) {
         self.vectors.clear();
