@@ -1,6 +1,7 @@
 //! Virtio 1.3 devices, their queues, and the transports that carry them.
 
 pub mod device;
+pub mod net;
 pub mod queue;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod testing;
