@@ -1,8 +1,12 @@
 //! Virtio 1.3 devices, their queues, and the transports that carry them.
 
+pub mod balloon;
+pub mod console;
 pub mod device;
 pub mod net;
 pub mod queue;
+pub mod rng;
+mod serve;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod testing;
 pub mod transport;

@@ -1,0 +1,229 @@
+//! Virtio memory balloon (VIRTIO 1.3 §5.5) with statistics and free page reporting.
+//!
+//! The host asks for pages by [`BalloonPort::set_target_pages`]; the driver hands them over by page
+//! frame numbers (inflate) or as buffers (reporting), and their memory goes back to the host. A page
+//! taken back (deflate) needs nothing: the host gives memory when the guest touches it.
+
+mod pages;
+mod port;
+mod stats;
+
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+
+use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use sys::memory::GuestRam;
+
+pub use port::BalloonPort;
+pub use stats::BalloonStats;
+
+use super::device::{ActivateError, Activation, DeviceType, VirtioDevice};
+use super::queue::{ChainBuffers, DeviceQueue};
+use super::serve::{RING_FEATURES, ServedQueue};
+use super::worker::QueueWorker;
+use crate::bytes::{read_at, value_u32};
+use pages::PageList;
+
+/// `VIRTIO_BALLOON_F_STATS_VQ`, `_DEFLATE_ON_OOM` and `_PAGE_REPORTING`.
+const F_STATS_VQ: u64 = 1 << 1;
+const F_DEFLATE_ON_OOM: u64 = 1 << 2;
+const F_PAGE_REPORTING: u64 = 1 << 5;
+
+/// Inflate, deflate, statistics, free page hints (never used), reporting.
+const QUEUE_SIZES: [u16; 5] = [128; 5];
+const INFLATE_QUEUE: u16 = 0;
+const DEFLATE_QUEUE: u16 = 1;
+const STATS_QUEUE: u16 = 2;
+
+/// Where `struct virtio_balloon_config` has the driver's number of pages.
+const ACTUAL_OFFSET: u64 = 4;
+
+/// A balloon device over a [`BalloonPort`], which outlives its activations.
+pub struct Balloon {
+    port: Arc<BalloonPort>,
+    worker: Option<QueueWorker>,
+}
+
+impl Balloon {
+    /// Creates the device side of `port`, not active.
+    pub fn new(port: Arc<BalloonPort>) -> Self {
+        Self { port, worker: None }
+    }
+}
+
+impl VirtioDevice for Balloon {
+    fn device_type(&self) -> DeviceType {
+        DeviceType::Balloon
+    }
+
+    fn queue_max_sizes(&self) -> &[u16] {
+        &QUEUE_SIZES
+    }
+
+    fn offered_features(&self) -> u64 {
+        RING_FEATURES | F_STATS_VQ | F_DEFLATE_ON_OOM | F_PAGE_REPORTING
+    }
+
+    fn read_config(&self, offset: u64, data: &mut [u8]) {
+        let target = self.port.target_pages().to_le_bytes();
+        let actual = self.port.actual_pages().to_le_bytes();
+        let mut config = [0; 8];
+        for (to, from) in config.iter_mut().zip(target.iter().chain(&actual)) {
+            *to = *from;
+        }
+        read_at(&config, offset, data);
+    }
+
+    fn write_config(&mut self, offset: u64, data: &[u8]) {
+        if let (ACTUAL_OFFSET, Some(pages)) = (offset, value_u32(data)) {
+            self.port.set_actual_pages(pages);
+        }
+    }
+
+    fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
+        let handler = BalloonHandler::new(
+            Arc::clone(&self.port),
+            activation.features,
+            &activation.memory,
+            activation.queues,
+        )?;
+        let worker = QueueWorker::spawn("virtio-balloon".to_owned(), Box::new(handler))
+            .map_err(ActivateError::Worker)?;
+        self.worker = Some(worker);
+        self.port.attach(activation.notifier);
+        Ok(())
+    }
+
+    fn reset(&mut self) {
+        self.worker = None;
+        self.port.detach();
+    }
+}
+
+/// What a queue is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Role {
+    Inflate,
+    Deflate,
+    Stats,
+    Reporting,
+}
+
+impl Role {
+    /// Tells what the queue of an index is for, if anything.
+    ///
+    /// Reporting is queue 4 (§5.5.2). Linux before 6.11 numbers the queues in use without gaps
+    /// instead, so that it is 3, or 2 without statistics. No other queue can be meant there: free
+    /// page hints aren't offered.
+    fn of_queue(index: u16, features: u64) -> Option<Self> {
+        match index {
+            INFLATE_QUEUE => Some(Self::Inflate),
+            DEFLATE_QUEUE => Some(Self::Deflate),
+            STATS_QUEUE if features & F_STATS_VQ != 0 => Some(Self::Stats),
+            _ if features & F_PAGE_REPORTING != 0 => Some(Self::Reporting),
+            _ => None,
+        }
+    }
+}
+
+/// The worker's side.
+struct BalloonHandler {
+    port: Arc<BalloonPort>,
+    queues: Vec<(Role, ServedQueue)>,
+    pages: PageList,
+    /// The statistics buffer that the driver waits for: returning it asks for new ones (§5.5.6.3).
+    held_stats: Option<u16>,
+}
+
+impl BalloonHandler {
+    fn new(
+        port: Arc<BalloonPort>,
+        features: u64,
+        memory: &GuestRam,
+        queues: Vec<DeviceQueue>,
+    ) -> Result<Self, ActivateError> {
+        for required in [INFLATE_QUEUE, DEFLATE_QUEUE] {
+            if !queues.iter().any(|queue| queue.index() == required) {
+                return Err(ActivateError::MissingQueue(required));
+            }
+        }
+        let queues = queues
+            .into_iter()
+            .filter_map(|queue| {
+                let role = Role::of_queue(queue.index(), features)?;
+                Some((role, ServedQueue::new(queue, memory.clone())))
+            })
+            .collect();
+        Ok(Self { port, queues, pages: PageList::default(), held_stats: None })
+    }
+
+    fn serve(&mut self, notification: Events) {
+        let Self { port, queues, pages, held_stats } = self;
+        for (role, queue) in queues.iter_mut().filter(|(_, queue)| queue.owns(notification)) {
+            match role {
+                Role::Inflate => queue.serve(|memory, buffers| {
+                    port.count_refused(pages.discard_listed(memory, &buffers.readable));
+                    0
+                }),
+                Role::Deflate => queue.serve(|_, _| 0),
+                Role::Stats => take_stats(queue, port, held_stats),
+                Role::Reporting => queue.serve(|memory, buffers| {
+                    report(memory, buffers);
+                    0
+                }),
+            }
+        }
+    }
+
+    /// Returns the held statistics buffer, for the driver to fill it anew.
+    fn request_stats(&mut self) {
+        let Some(head) = self.held_stats.take() else { return };
+        for (_, queue) in self.queues.iter_mut().filter(|(role, _)| *role == Role::Stats) {
+            queue.give_back(head);
+        }
+    }
+}
+
+impl MutEventSubscriber for BalloonHandler {
+    fn process(&mut self, events: Events, _ops: &mut EventOps) {
+        if events.fd() == self.port.stats_wanted().as_raw_fd() {
+            let _ = self.port.stats_wanted().read();
+            self.request_stats();
+        } else {
+            self.serve(events);
+        }
+    }
+
+    fn init(&mut self, ops: &mut EventOps) {
+        for (_, queue) in &self.queues {
+            queue.watch(ops);
+        }
+        if let Err(error) = ops.add(Events::new(self.port.stats_wanted(), EventSet::IN)) {
+            log::error!("the balloon can't ask for statistics: {error}");
+        }
+    }
+}
+
+/// Reads the statistics that the driver has put in, and keeps its buffer.
+fn take_stats(queue: &mut ServedQueue, port: &BalloonPort, held: &mut Option<u16>) {
+    queue.serve_requests(
+        || true,
+        |memory, request| {
+            if let Some(buffers) = request.buffers {
+                port.set_stats(BalloonStats::read(memory, &buffers.readable));
+            }
+            // A driver has one buffer; should it add a second, the first goes back.
+            held.replace(request.head).map(|previous| (previous, 0))
+        },
+    );
+}
+
+/// Discards free pages that the driver reports (§5.5.6.6): the buffers themselves.
+fn report(memory: &GuestRam, buffers: &ChainBuffers) {
+    for segment in &buffers.writable {
+        pages::discard(memory, segment.address, u64::from(segment.len));
+    }
+}
+
+#[cfg(test)]
+mod tests;

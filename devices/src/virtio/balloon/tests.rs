@@ -1,0 +1,281 @@
+use vm_memory::{Bytes, GuestAddress};
+
+use super::super::serve::testing::Loop;
+use super::super::testing::{Buffer, RAM_SIZE, TestQueue, guest_ram};
+use super::*;
+
+const ALL_FEATURES: u64 = F_STATS_VQ | F_DEFLATE_ON_OOM | F_PAGE_REPORTING;
+const LIST: u64 = 0x8000;
+const PAGE: u64 = 4096;
+/// Pages from here on are filled with [`FILL`], the rest is for rings and lists.
+const FIRST_PAGE: u32 = 0x200;
+const FILL: u8 = 0xaa;
+
+struct Setup {
+    queues: Vec<TestQueue>,
+    port: Arc<BalloonPort>,
+    events: Loop,
+}
+
+/// A balloon with the queues of these indices, whose worker runs on the test's thread.
+fn setup(features: u64, indices: &[u16]) -> Setup {
+    let memory = guest_ram();
+    let start = u64::from(FIRST_PAGE) * PAGE;
+    memory.write_slice(&vec![FILL; RAM_SIZE - start as usize], GuestAddress(start)).unwrap();
+    let queues: Vec<_> = (0..)
+        .zip(indices)
+        .map(|(nth, _)| TestQueue::at(memory.clone(), 8, 0x10_0000 + nth * 0x1_0000))
+        .collect();
+    let device_queues =
+        queues.iter().zip(indices).map(|(queue, index)| queue.device_queue(*index)).collect();
+    let port = Arc::new(BalloonPort::new().unwrap());
+    let handler = BalloonHandler::new(Arc::clone(&port), features, &memory, device_queues).unwrap();
+    Setup { queues, port, events: Loop::new(handler) }
+}
+
+impl Setup {
+    fn add(&mut self, nth: usize, buffers: &[Buffer]) {
+        self.queues[nth].add_chain(buffers);
+        self.queues[nth].kick();
+        self.events.settle();
+    }
+
+    fn put_list(&self, numbers: &[u32]) -> u32 {
+        let bytes: Vec<u8> = numbers.iter().flat_map(|number| number.to_le_bytes()).collect();
+        self.queues[0].memory().write_slice(&bytes, GuestAddress(LIST)).unwrap();
+        bytes.len() as u32
+    }
+
+    fn inflate(&mut self, numbers: &[u32]) {
+        let len = self.put_list(numbers);
+        self.add(0, &[Buffer::readable(LIST, len)]);
+    }
+
+    /// The filled pages that read as zeros now.
+    fn given_back(&self) -> Vec<u32> {
+        let memory = self.queues[0].memory();
+        (FIRST_PAGE..(RAM_SIZE as u64 / PAGE) as u32)
+            .filter(|number| {
+                let mut page = [0xff; PAGE as usize];
+                memory.read_slice(&mut page, GuestAddress(u64::from(*number) * PAGE)).unwrap();
+                assert!(page == [0; PAGE as usize] || page == [FILL; PAGE as usize]);
+                page[0] == 0
+            })
+            .collect()
+    }
+}
+
+#[test]
+fn inflated_pages_are_given_back_in_any_order_and_no_others() {
+    let mut balloon = setup(0, &[0, 1]);
+    balloon.inflate(&[0x303, 0x302, 0x301, 0x400, 0x402, 0x401, 0x301, 0xfff]);
+    assert_eq!(balloon.given_back(), [0x301, 0x302, 0x303, 0x400, 0x401, 0x402, 0xfff]);
+    assert_eq!(balloon.queues[0].used().len(), 1);
+    assert_eq!(balloon.queues[0].interrupts(), 1);
+    assert_eq!(balloon.port.refused_entries(), 0);
+}
+
+#[test]
+fn deflated_page_can_be_used_again() {
+    let mut balloon = setup(0, &[0, 1]);
+    balloon.inflate(&[0x300]);
+    let len = balloon.put_list(&[0x300]);
+    balloon.add(1, &[Buffer::readable(LIST, len)]);
+    assert_eq!(balloon.queues[1].used().len(), 1);
+    let memory = balloon.queues[0].memory();
+    memory.write_slice(&[FILL; PAGE as usize], GuestAddress(0x30_0000)).unwrap();
+    assert!(balloon.given_back().is_empty());
+}
+
+#[test]
+fn numbers_outside_memory_are_counted_and_the_others_served() {
+    let mut balloon = setup(0, &[0, 1]);
+    balloon.inflate(&[0x1000, 0x300, u32::MAX, 0x7fff_ffff]);
+    assert_eq!(balloon.given_back(), [0x300]);
+    assert_eq!(balloon.port.refused_entries(), 3);
+    assert!(!balloon.queues[0].needs_reset());
+}
+
+#[test]
+fn number_split_between_buffers_counts_and_half_a_number_does_not() {
+    let mut balloon = setup(0, &[0, 1]);
+    balloon.put_list(&[0x300, 0x301, 0x302]);
+    balloon.add(0, &[Buffer::readable(LIST, 6), Buffer::readable(LIST + 6, 3)]);
+    assert_eq!(balloon.given_back(), [0x300, 0x301]);
+    assert_eq!(balloon.port.refused_entries(), 1);
+}
+
+#[test]
+fn list_longer_than_a_batch_is_served_whole() {
+    let mut balloon = setup(0, &[0, 1]);
+    let numbers: Vec<u32> = (0x300..0xf00).collect();
+    balloon.inflate(&numbers);
+    assert_eq!(balloon.given_back(), numbers);
+}
+
+#[test]
+fn endless_list_is_cut_off() {
+    let mut balloon = setup(0, &[0, 1]);
+    // 8 times 12 MiB of numbers, none of which is a page: they would take seconds.
+    balloon.add(0, &[Buffer::readable(u64::from(FIRST_PAGE) * PAGE, 12 << 20); 8]);
+    assert_eq!(balloon.queues[0].used().len(), 1);
+    assert!(balloon.port.refused_entries() >= (8 * (12 << 20) - (1 << 20)) / 4);
+    assert!(balloon.given_back().is_empty());
+}
+
+#[test]
+fn bad_chains_come_back_and_give_nothing_back() {
+    let mut balloon = setup(ALL_FEATURES, &[0, 1, 2, 4]);
+    let len = balloon.put_list(&[0x300]);
+    let start = 0x40_0000;
+    // To the inflate queue: buffers for writing, empty ones, outside memory, misordered.
+    balloon.add(0, &[Buffer::writable(LIST, len)]);
+    balloon.add(0, &[Buffer::readable(LIST, 0)]);
+    balloon.add(0, &[Buffer::readable(RAM_SIZE as u64 - 2, 4)]);
+    balloon.add(0, &[Buffer::writable(LIST, len), Buffer::readable(LIST, len)]);
+    assert_eq!(balloon.queues[0].used().len(), 4);
+    // To the reporting queue: buffers for reading, wrapping ones, less than a page.
+    balloon.add(3, &[Buffer::readable(start, 0x4000)]);
+    balloon.add(3, &[Buffer::writable(u64::MAX - 8, 16)]);
+    balloon.add(3, &[Buffer::writable(start + 1, 0x1ffe)]);
+    assert_eq!(balloon.queues[3].used().len(), 3);
+    assert!(balloon.given_back().is_empty());
+    assert!(balloon.queues.iter().all(|queue| !queue.needs_reset()));
+}
+
+#[test]
+fn broken_ring_asks_for_a_reset() {
+    for nth in 0..4 {
+        let mut balloon = setup(ALL_FEATURES, &[0, 1, 2, 4]);
+        balloon.queues[nth].set_available_index(999);
+        balloon.queues[nth].kick();
+        balloon.events.settle();
+        assert!(balloon.queues[nth].needs_reset());
+    }
+}
+
+#[test]
+fn reported_pages_are_given_back_wherever_the_driver_has_the_queue() {
+    let without_stats = ALL_FEATURES & !F_STATS_VQ;
+    for (features, indices) in [
+        (ALL_FEATURES, vec![0, 1, 2, 4]),
+        (ALL_FEATURES, vec![0, 1, 2, 3]),
+        (without_stats, vec![0, 1, 4]),
+        (without_stats, vec![0, 1, 2]),
+    ] {
+        let mut balloon = setup(features, &indices);
+        let reporting = indices.len() - 1;
+        balloon.add(
+            reporting,
+            &[Buffer::writable(0x30_0000, 0x2000), Buffer::writable(0x40_0800, 0x2000)],
+        );
+        assert_eq!(balloon.given_back(), [0x300, 0x301, 0x401], "queues {indices:?}");
+        assert_eq!(balloon.queues[reporting].used(), [(0, 0)]);
+    }
+}
+
+#[test]
+fn queue_of_a_feature_that_was_not_negotiated_is_not_served() {
+    let mut balloon = setup(0, &[0, 1, 2, 4]);
+    balloon.add(2, &[Buffer::readable(LIST, 10)]);
+    balloon.add(3, &[Buffer::writable(0x30_0000, 0x1000)]);
+    assert_eq!(balloon.queues[2].used(), []);
+    assert_eq!(balloon.queues[3].used(), []);
+    assert!(balloon.given_back().is_empty());
+}
+
+fn put_stats(balloon: &Setup, entries: &[(u16, u64)]) -> u32 {
+    let bytes: Vec<u8> = entries
+        .iter()
+        .flat_map(|(tag, value)| {
+            [tag.to_le_bytes().as_slice(), value.to_le_bytes().as_slice()].concat()
+        })
+        .collect();
+    balloon.queues[0].memory().write_slice(&bytes, GuestAddress(LIST)).unwrap();
+    bytes.len() as u32
+}
+
+#[test]
+fn statistics_buffer_is_kept_until_new_ones_are_wanted() {
+    let mut balloon = setup(ALL_FEATURES, &[0, 1, 2, 4]);
+    balloon.port.request_stats();
+    balloon.events.settle();
+    let len = put_stats(&balloon, &[(4, 100), (5, 200), (0x1234, 7), (4, 101)]);
+    balloon.add(2, &[Buffer::readable(LIST, len + 9)]);
+    assert_eq!(balloon.queues[2].used(), []);
+    let expected =
+        BalloonStats { free_bytes: Some(101), total_bytes: Some(200), ..BalloonStats::default() };
+    assert_eq!(balloon.port.stats(), Some(expected));
+
+    balloon.port.request_stats();
+    balloon.events.settle();
+    assert_eq!(balloon.queues[2].used(), [(0, 0)]);
+    assert_eq!(balloon.queues[2].interrupts(), 1);
+    balloon.port.request_stats();
+    balloon.events.settle();
+    assert_eq!(balloon.queues[2].used(), [], "there is no buffer to return");
+
+    let len = put_stats(&balloon, &[(9, 1)]);
+    balloon.add(2, &[Buffer::readable(LIST, len)]);
+    let expected = BalloonStats { huge_page_failures: Some(1), ..BalloonStats::default() };
+    assert_eq!(balloon.port.stats(), Some(expected));
+}
+
+#[test]
+fn second_statistics_buffer_sends_the_first_back_and_huge_ones_are_cut_off() {
+    let mut balloon = setup(ALL_FEATURES, &[0, 1, 2, 4]);
+    let size = RAM_SIZE as u32 - 0x8000;
+    balloon.add(2, &[Buffer::readable(LIST, size), Buffer::readable(LIST, size)]);
+    balloon.add(2, &[Buffer::writable(LIST, 10)]);
+    balloon.add(2, &[Buffer::writable(LIST, 10), Buffer::readable(LIST, 10)]);
+    let heads: Vec<u32> = balloon.queues[2].used().iter().map(|(head, _)| *head).collect();
+    assert_eq!(heads, [0, 2]);
+}
+
+#[test]
+fn target_and_actual_pages_show_in_the_configuration_and_changes_interrupt() {
+    let port = Arc::new(BalloonPort::new().unwrap());
+    let memory = guest_ram();
+    let inflate = TestQueue::new(memory.clone(), 8);
+    let deflate = TestQueue::at(memory.clone(), 8, 0x10_0000);
+    let mut balloon = Balloon::new(Arc::clone(&port));
+    port.set_target_pages(1);
+    balloon
+        .activate(Activation {
+            memory,
+            features: 0,
+            queues: vec![inflate.device_queue(0), deflate.device_queue(1)],
+            notifier: inflate.notifier(),
+        })
+        .unwrap();
+    port.set_target_pages(0x1234);
+    port.set_target_pages(0x1234);
+    assert_eq!(inflate.config_interrupts(), 1);
+
+    balloon.write_config(4, &0x0102_0304u32.to_le_bytes());
+    balloon.write_config(0, &[0xff; 4]);
+    balloon.write_config(4, &[0xff; 3]);
+    assert_eq!(port.actual_pages(), 0x0102_0304);
+    let mut config = [0; 12];
+    balloon.read_config(0, &mut config);
+    assert_eq!(config, [0x34, 0x12, 0, 0, 4, 3, 2, 1, 0, 0, 0, 0]);
+
+    balloon.reset();
+    assert_eq!(port.actual_pages(), 0);
+    assert_eq!(port.target_pages(), 0x1234, "the next driver is asked, too");
+    port.set_target_pages(0);
+    assert_eq!(inflate.config_interrupts(), 1);
+}
+
+#[test]
+fn missing_queue_is_named() {
+    let queue = TestQueue::new(guest_ram(), 8);
+    let mut balloon = Balloon::new(Arc::new(BalloonPort::new().unwrap()));
+    let refused = balloon.activate(Activation {
+        memory: queue.memory().clone(),
+        features: ALL_FEATURES,
+        queues: vec![queue.device_queue(0), queue.device_queue(4)],
+        notifier: queue.notifier(),
+    });
+    assert!(matches!(refused, Err(ActivateError::MissingQueue(DEFLATE_QUEUE))));
+}
