@@ -15,7 +15,7 @@ mod config;
 mod progress;
 
 /// The Debian packages that a build needs, each with what it is needed for.
-pub const PACKAGES: &[(&str, &str)] = &[
+pub(crate) const PACKAGES: &[(&str, &str)] = &[
     (SOURCE_PACKAGE, "the guest kernel's source"),
     ("bc", "the kernel's build computes a timer table with it"),
     ("binutils", "links the guest kernel"),
@@ -36,7 +36,7 @@ const MAX_SIZE_BYTES: u64 = 16 << 20;
 
 /// Builds the lean guest kernel, unless it is cached, and prints its path.
 #[derive(clap::Args, Debug)]
-pub struct Args {
+pub(crate) struct Args {
     /// Compilers to run at once [default: one for each processor]
     #[arg(long, value_name = "N")]
     jobs: Option<NonZero<usize>>,
@@ -50,7 +50,7 @@ pub struct Args {
 /// # Errors
 ///
 /// Fails when a package is missing, the configuration can't be met or the build fails.
-pub fn run(args: &Args) -> Result<()> {
+pub(crate) fn run(args: &Args) -> Result<()> {
     let jobs = args.jobs.map_or_else(default_jobs, NonZero::get);
     println!("{}", obtain(jobs, args.force)?.display());
     Ok(())
@@ -61,7 +61,7 @@ pub fn run(args: &Args) -> Result<()> {
 /// # Errors
 ///
 /// See [`run`].
-pub fn ensure() -> Result<PathBuf> {
+pub(crate) fn ensure() -> Result<PathBuf> {
     obtain(default_jobs(), false)
 }
 

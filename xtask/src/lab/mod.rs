@@ -358,7 +358,7 @@ fn wait(events: &Receiver<Event>, control: &mut UnixStream, deadline: Option<Ins
             None => events.recv().map_err(RecvTimeoutError::from),
         };
         match event {
-            Ok(Event::Control(line)) => exit = parse_exit(&line).or(exit),
+ Ok(Event::Control(line)) => exit = parse_exit(&line).or(exit),
             Ok(Event::Output(count)) => written += count,
             Ok(Event::Signal(SIGWINCH)) => send_size(control),
             Ok(Event::Signal(signal)) => return End::Signal(signal),
@@ -375,7 +375,6 @@ fn wait(events: &Receiver<Event>, control: &mut UnixStream, deadline: Option<Ins
 fn parse_exit(line: &str) -> Option<(u8, u64)> {
     let mut words = line.strip_prefix("exit ")?.split_whitespace();
     let code = words.next()?.parse().ok()?;
-    // A count is missing when a process that outlived the command held the stream open.
     Some((code, words.filter_map(|word| word.parse::<u64>().ok()).sum()))
 }
 
