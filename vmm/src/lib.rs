@@ -2,6 +2,7 @@
 
 pub mod control;
 pub mod error;
+pub mod host_probe;
 pub mod interrupts;
 pub mod memory;
 mod memory_slots;
