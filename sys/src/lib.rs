@@ -2,8 +2,11 @@
 
 pub mod discard;
 pub mod entropy;
+pub mod file_lock;
+pub mod guest_io;
 pub mod inherited;
 pub mod memory;
 pub mod signal;
 pub mod tap;
+pub mod uring;
 pub mod vcpu_run;
