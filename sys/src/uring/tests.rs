@@ -136,8 +136,16 @@ fn drop_waits_for_what_the_kernel_has_and_forgets_what_it_has_not() {
     ring.push(0, RingOp::Read(0, [(GuestAddress(0), 4)])).unwrap();
     ring.submit().unwrap();
     ring.push(1, RingOp::Read(0, [(GuestAddress(0x1000), 4)])).unwrap();
-    let dropper = std::thread::spawn(move || drop(ring));
-    // Nobody else reads this pipe: if the drop hadn't waited, the memory would stay as it is.
+    let (started, start) = std::sync::mpsc::channel();
+    let dropper = std::thread::spawn(move || {
+        started.send(()).unwrap();
+        drop(ring);
+    });
+    start.recv().unwrap();
+    for _ in 0..1000 {
+        assert!(!dropper.is_finished(), "a request is in flight");
+        std::thread::yield_now();
+    }
     rustix::io::write(&writer, b"late").unwrap();
     dropper.join().unwrap();
     assert_eq!(memory.read_obj::<[u8; 4]>(GuestAddress(0)).unwrap(), *b"late");
