@@ -73,13 +73,13 @@ fn obtain(jobs: usize, force: bool) -> Result<PathBuf> {
     let name = format!("kernel/{}", key()?);
     let entry = dirs::cache()?.join(&name);
     if force && entry.exists() {
-        fs::remove_dir_all(&entry)
-            .with_context(|| format!("cannot delete {}", entry.display()))?;
+        fs::remove_dir_all(&entry).with_context(|| format!("cannot delete {}", entry.display()))?;
     }
     let entry = cache::entry(&name, |out| {
         let work = entry.with_added_extension("build");
         let log = entry.with_added_extension("log");
-        build::Build { tarball: Path::new(SOURCE_TARBALL), work: &work, log: &log, jobs }.run(out)?;
+        build::Build { tarball: Path::new(SOURCE_TARBALL), work: &work, log: &log, jobs }
+            .run(out)?;
         check_size(&out.join("vmlinux"))
     })?;
     Ok(entry.join("vmlinux"))
@@ -104,9 +104,8 @@ fn key() -> Result<String> {
 }
 
 fn check_size(vmlinux: &Path) -> Result<()> {
-    let size = fs::metadata(vmlinux)
-        .with_context(|| format!("cannot read {}", vmlinux.display()))?
-        .len();
+    let size =
+        fs::metadata(vmlinux).with_context(|| format!("cannot read {}", vmlinux.display()))?.len();
     ensure!(
         size <= MAX_SIZE_BYTES,
         "the guest kernel has {size} bytes, more than the {MAX_SIZE_BYTES} that it may have: \

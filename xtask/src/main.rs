@@ -1,31 +1,60 @@
 //! What a newcomer and CI call: demo, test, lab, kernel, bench.
 
+mod artifacts;
 mod cache;
 mod cpio;
+mod debian_kernel;
 mod dirs;
+mod initramfs;
+mod kernel;
 mod lab;
 mod packages;
 mod process;
+mod progress;
 mod terminal;
 
 use std::process::ExitCode;
 
 use clap::Parser;
 
+use crate::packages::{Consent, Purpose};
+
 /// The project's own tasks, run as `cargo xtask TASK`.
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask")]
 enum Task {
+    /// Install the Debian packages that are missing.
+    Setup(packages::Args),
     /// Run a command in an emulated machine in which KVM can run Linux.
     Lab(lab::Args),
+    /// Build the lean guest kernel, unless it is cached, and print its path.
+    Kernel(kernel::Args),
+    /// Make what guests are booted from (kernels, initramfs images, disk) and print its directory.
+    Artifacts,
 }
 
 fn main() -> ExitCode {
-    let result = match Task::parse() {
-        Task::Lab(args) => lab::run(args),
-    };
-    result.unwrap_or_else(|error| {
-        eprintln!("error: {error:#}");
-        ExitCode::FAILURE
-    })
+    match run(Task::parse()) {
+        Ok(code) => code,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(task: Task) -> anyhow::Result<ExitCode> {
+    match task {
+        Task::Setup(args) => packages::run(&args)?,
+        Task::Lab(args) => return lab::run(args),
+        Task::Kernel(args) => {
+            packages::install(&[Purpose::Kernel], Consent::Ask)?;
+            kernel::run(&args)?;
+        }
+        Task::Artifacts => {
+            packages::install(packages::ALL, Consent::Ask)?;
+            println!("{}", artifacts::obtain_all()?.display());
+        }
+    }
+    Ok(ExitCode::SUCCESS)
 }

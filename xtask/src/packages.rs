@@ -6,7 +6,8 @@ use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail, ensure};
 
-use crate::process;
+use crate::progress::step;
+use crate::{kernel, process};
 
 /// What a set of packages is needed for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
@@ -21,52 +22,40 @@ pub(crate) enum Purpose {
     Tests,
 }
 
-/// A Debian package and the reason that we install it for.
-struct Package {
-    name: &'static str,
-    reason: &'static str,
-}
+/// All purposes.
+pub(crate) const ALL: &[Purpose] = &[Purpose::Lab, Purpose::Kernel, Purpose::Disk, Purpose::Tests];
 
-const fn package(name: &'static str, reason: &'static str) -> Package {
-    Package { name, reason }
-}
+/// The name of a Debian package and the reason that we install it for.
+type Package = (&'static str, &'static str);
 
 const LAB: &[Package] = &[
-    package("qemu-system-x86", "emulates the lab's machine, with AMD SVM"),
-    package("busybox-static", "the tools in the lab's and the test guests' initramfs"),
-    package("kmod", "indexes the lab kernel's modules and loads them"),
-    package("xz-utils", "unpacks the lab kernel's modules"),
-];
-
-const KERNEL: &[Package] = &[
-    package("build-essential", "compiles the guest kernel"),
-    package("bc", "the kernel's build computes a timer table with it"),
-    package("bison", "generates parsers of the kernel's build"),
-    package("flex", "generates lexers of the kernel's build"),
-    package("libelf-dev", "objtool, which checks the kernel's object files, reads ELF with it"),
-    package("xz-utils", "unpacks the kernel's source"),
+    ("qemu-system-x86", "emulates the lab's machine, with AMD SVM"),
+    ("busybox-static", "the tools in the lab's initramfs"),
+    ("kmod", "indexes the lab kernel's modules and loads them"),
+    ("xz-utils", "unpacks the lab kernel's modules"),
 ];
 
 const DISK: &[Package] = &[
-    package("mmdebstrap", "builds the Debian root file system"),
-    package("e2fsprogs", "writes it into an ext4 image"),
+    ("mmdebstrap", "builds the Debian root file system"),
+    ("e2fsprogs", "writes it into an ext4 image"),
 ];
 
 const TESTS: &[Package] = &[
-    package("busybox-static", "the tools in the test guests' initramfs"),
-    package("e2fsprogs", "makes file systems on the disks under test"),
-    package("fio", "tests and measures the disks"),
-    package("iperf3", "measures the network"),
-    package("iproute2", "makes TAP devices and network namespaces"),
-    package("iputils-ping", "tests the network"),
-    package("qemu-utils", "makes qcow2 images that other software wrote"),
+    ("busybox-static", "the tools in the test guests' initramfs"),
+    ("kmod", "indexes the modules of Debian's cloud kernels"),
+    ("xz-utils", "unpacks the modules of Debian's cloud kernels"),
+    ("e2fsprogs", "makes file systems on the disks under test"),
+    ("iperf3", "measures the network"),
+    ("iproute2", "makes TAP devices and network namespaces"),
+    ("iputils-ping", "tests the network"),
+    ("qemu-utils", "makes qcow2 images that other software wrote"),
 ];
 
 impl Purpose {
     fn packages(self) -> &'static [Package] {
         match self {
             Self::Lab => LAB,
-            Self::Kernel => KERNEL,
+            Self::Kernel => kernel::PACKAGES,
             Self::Disk => DISK,
             Self::Tests => TESTS,
         }
@@ -82,6 +71,30 @@ pub(crate) enum Consent {
     Ask,
 }
 
+/// Command line of `cargo xtask setup`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Only what is needed for this; may be given more than once [default: all].
+    #[arg(long = "for", value_name = "PURPOSE")]
+    purposes: Vec<Purpose>,
+
+    /// Don't ask. Without a terminal to ask on, there is no question either.
+    #[arg(long)]
+    yes: bool,
+}
+
+/// Runs `cargo xtask setup`.
+///
+/// # Errors
+///
+/// See [`install`].
+pub(crate) fn run(args: &Args) -> Result<()> {
+    let purposes = if args.purposes.is_empty() { ALL } else { &args.purposes };
+    install(purposes, if args.yes { Consent::Given } else { Consent::Ask })?;
+    eprintln!("All Debian packages are there.");
+    Ok(())
+}
+
 /// Installs those packages that are missing, and says which and why.
 ///
 /// # Errors
@@ -93,18 +106,16 @@ pub(crate) fn install(purposes: &[Purpose], consent: Consent) -> Result<()> {
         return Ok(());
     }
     eprintln!("Debian packages to install:");
-    for package in &missing {
-        eprintln!("    {:<18} {}", package.name, package.reason);
-    }
+    eprintln!("{}", listing(&missing));
     ensure!(consent == Consent::Given || agreed()?, "the packages are needed: nothing was done");
 
-    let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
+    let names: Vec<&str> = missing.iter().map(|(name, _)| *name).collect();
     if names.iter().any(|name| candidate(name).is_none()) {
         update_lists()?;
     }
     let mut command = as_root("apt-get");
     command.args(["install", "--yes", "--quiet=2", "--no-install-recommends"]).args(names);
-    process::run_shown(&mut command)
+    step("Installing them", || process::run(&mut command))
 }
 
 /// Fails with the line that would install the missing packages, if there are any.
@@ -117,14 +128,11 @@ pub(crate) fn require(purpose: Purpose) -> Result<()> {
     if missing.is_empty() {
         return Ok(());
     }
-    let reasons: String = missing
-        .iter()
-        .map(|package| format!("\n    {:<18} {}", package.name, package.reason))
-        .collect();
-    let names: Vec<&str> = missing.iter().map(|package| package.name).collect();
+    let names: Vec<&str> = missing.iter().map(|(name, _)| *name).collect();
     bail!(
-        "Debian packages are missing:{reasons}\nInstall them with `cargo xtask setup` or:\n    \
+        "Debian packages are missing:\n{}\nInstall them with `cargo xtask setup` or:\n    \
          apt-get install --no-install-recommends {}",
+        listing(&missing),
         names.join(" ")
     )
 }
@@ -185,15 +193,22 @@ pub(crate) fn candidate(name: &str) -> Option<String> {
     (version != "(none)").then(|| version.to_owned())
 }
 
-fn missing(purposes: &[Purpose]) -> Result<Vec<&'static Package>> {
-    let mut missing: Vec<&Package> = Vec::new();
-    for package in purposes.iter().flat_map(|purpose| purpose.packages()) {
-        let seen = missing.iter().any(|other| other.name == package.name);
-        if !seen && !is_installed(package.name)? {
-            missing.push(package);
+fn missing(purposes: &[Purpose]) -> Result<Vec<Package>> {
+    let mut missing: Vec<Package> = Vec::new();
+    for (name, reason) in purposes.iter().flat_map(|purpose| purpose.packages()) {
+        let seen = missing.iter().any(|(other, _)| other == name);
+        if !seen && !is_installed(name)? {
+            missing.push((name, reason));
         }
     }
     Ok(missing)
+}
+
+/// Writes packages as a list for people, a line each.
+fn listing(packages: &[Package]) -> String {
+    let lines: Vec<String> =
+        packages.iter().map(|(name, reason)| format!("    {name:<18} {reason}")).collect();
+    lines.join("\n")
 }
 
 fn is_installed(name: &str) -> Result<bool> {
@@ -218,12 +233,13 @@ fn agreed() -> Result<bool> {
 }
 
 fn update_lists() -> Result<()> {
-    eprintln!("Fetching the lists of Debian packages");
-    process::run_shown(as_root("apt-get").args(["update", "--quiet=2"]))
+    step("Fetching the lists of Debian packages", || {
+        process::run(as_root("apt-get").args(["update", "--quiet=2"]))
+    })
 }
 
 /// Prepares a command that changes the system: by `sudo` unless we are root, and never asking.
-fn as_root(program: &str) -> Command {
+pub(crate) fn as_root(program: &str) -> Command {
     let mut command = if rustix::process::geteuid().is_root() {
         Command::new("env")
     } else {

@@ -69,7 +69,9 @@ impl Build<'_> {
         let built = self.run_stages(out, &progress);
         // Three quarters of a gigabyte: not to be kept after a failure either.
         let cleaned = self.clean();
-        built.with_context(|| format!("cannot build the guest kernel (log: {})", self.log.display()))?;
+        built.with_context(|| {
+            format!("cannot build the guest kernel (log: {})", self.log.display())
+        })?;
         progress.finish();
         cleaned
     }
@@ -89,8 +91,9 @@ impl Build<'_> {
 
     fn clean(&self) -> Result<()> {
         match fs::remove_dir_all(self.work) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error)
-                .with_context(|| format!("cannot delete {}", self.work.display())),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                Err(error).with_context(|| format!("cannot delete {}", self.work.display()))
+            }
             _ => Ok(()),
         }
     }
@@ -170,9 +173,12 @@ impl Stages<'_> {
             .and_then(|metadata| metadata.modified())
             .with_context(|| format!("cannot read {}", tarball.display()))?;
         let seconds = modified.duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
-        let date = process::capture(
-            self.command("date").args(["--utc", "--date", &format!("@{seconds}"), "+%F %T UTC"]),
-        )?;
+        let date = process::capture(self.command("date").args([
+            "--utc",
+            "--date",
+            &format!("@{seconds}"),
+            "+%F %T UTC",
+        ]))?;
         let mut make = self.command("make");
         make.env("KBUILD_BUILD_TIMESTAMP", date.trim())
             .env("KBUILD_BUILD_VERSION", "1")
@@ -187,8 +193,7 @@ impl Stages<'_> {
         let (output, output_writer) = io::pipe().context("cannot create a pipe")?;
         let error_writer = output_writer.try_clone().context("cannot create a pipe")?;
         command.stdin(Stdio::null()).stdout(output_writer).stderr(error_writer);
-        let mut child =
-            command.spawn().map_err(|error| process::spawn_error(&command, error))?;
+        let mut child = command.spawn().map_err(|error| process::spawn_error(&command, error))?;
         // The command has the pipe's other end: the output would never end.
         drop(command);
 

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 
 use super::Spec;
-use super::kernel::Kernel;
+use crate::debian_kernel::DebianKernel;
 use crate::process;
 
 /// The name of the emulator, from the package `qemu-system-x86`.
@@ -46,7 +46,7 @@ pub(crate) struct Files<'a> {
     /// The initramfs.
     pub(crate) initramfs: &'a Path,
     /// The kernel.
-    pub(crate) kernel: &'a Kernel,
+    pub(crate) kernel: &'a DebianKernel,
 }
 
 impl Files<'_> {

@@ -5,11 +5,9 @@
 //! one, and so is what a VMM does with it. The command runs as root over a copy-on-write view of
 //! the host's root: nothing that it writes reaches the host, except to [`RESULTS_DIR`].
 //!
-//! The parts: [`kernel`] and [`initramfs`] are what boots, [`machine`] is QEMU, `init` and
-//! `stage2` are the scripts inside, [`relay`] connects the command to our streams or terminal.
+//! The parts: [`machine`] is QEMU, `init` and `stage2` are the scripts inside, [`relay`] connects
+//! the command to our streams or terminal.
 
-mod initramfs;
-mod kernel;
 mod machine;
 mod relay;
 
@@ -28,13 +26,26 @@ use signal_hook::consts::{SIGHUP, SIGINT, SIGTERM, SIGWINCH};
 use signal_hook::iterator::Signals;
 
 use self::machine::{Channels, CommandChannels, Files, Machine};
+use crate::debian_kernel::{DebianKernel, Source};
 use crate::dirs;
+use crate::initramfs::Recipe;
 use crate::packages::{self, Purpose};
 use crate::process::{self, shell_quote};
 use crate::terminal::{self, RawMode};
 
 /// Where the command finds the results share, also in its environment as `LAB_RESULTS`.
 pub(crate) const RESULTS_DIR: &str = "/results";
+
+/// The lab's kernel: 9p, overlay, KVM and netfilter are modules of it. Debian's `cloud` flavours
+/// have no 9p.
+const KERNEL: Source = Source {
+    cache_name: "lab/kernel",
+    metapackages: &["linux-image-6.12-amd64", "linux-image-amd64"],
+    prefix: "linux-image-",
+};
+
+/// What every lab needs. All other modules are loaded on demand from the kernel's tree.
+const MODULES: &[&str] = &["9pnet_virtio", "9p", "overlay", "kvm_amd", "tun", "loop"];
 
 /// Exit code after the time limit, as `timeout` has it.
 const EXIT_TIMEOUT: u8 = 124;
@@ -239,8 +250,14 @@ impl Spec {
         let mut spec = self.clone();
         spec.results = self.results.as_deref().map(create_results_dir).transpose()?;
 
-        let kernel = kernel::Kernel::obtain()?;
-        let initramfs = initramfs::obtain(&kernel)?;
+        let kernel = DebianKernel::obtain(&KERNEL)?;
+        let initramfs = Recipe {
+            cache_name: "lab/initramfs",
+            init: include_str!("init"),
+            files: &[("/stage2", include_str!("stage2"))],
+            modules: Some((&kernel, MODULES)),
+        }
+        .obtain()?;
         let run_dir = tempfile::Builder::new()
             .prefix("vmctl-lab-")
             .tempdir()
@@ -358,7 +375,7 @@ fn wait(events: &Receiver<Event>, control: &mut UnixStream, deadline: Option<Ins
             None => events.recv().map_err(RecvTimeoutError::from),
         };
         match event {
- Ok(Event::Control(line)) => exit = parse_exit(&line).or(exit),
+            Ok(Event::Control(line)) => exit = parse_exit(&line).or(exit),
             Ok(Event::Output(count)) => written += count,
             Ok(Event::Signal(SIGWINCH)) => send_size(control),
             Ok(Event::Signal(signal)) => return End::Signal(signal),

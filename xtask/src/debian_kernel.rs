@@ -1,4 +1,5 @@
-//! The lab's own kernel: Debian's generic one, unpacked into the cache and not installed.
+//! Debian's own kernels, unpacked into the cache and not installed: installing one would change
+//! how this machine boots.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -6,32 +7,40 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
+use crate::progress::step;
 use crate::{cache, packages, process};
 
-/// The packages that pull in a kernel with 9p, overlay, KVM and netfilter as modules, best
-/// first. Debian's `cloud` flavours have no 9p.
-const METAPACKAGES: &[&str] = &["linux-image-6.12-amd64", "linux-image-amd64"];
+/// Where a kernel comes from, and where it goes.
+pub(crate) struct Source {
+    /// The name of its cache entry.
+    pub(crate) cache_name: &'static str,
+    /// Packages that depend on it, best first; Debian's releases differ in what they have.
+    pub(crate) metapackages: &'static [&'static str],
+    /// How the name of the kernel's own package begins, which says the version that we want.
+    pub(crate) prefix: &'static str,
+}
 
 /// An unpacked kernel package.
-pub(crate) struct Kernel {
+pub(crate) struct DebianKernel {
     root: PathBuf,
     release: String,
 }
 
-impl Kernel {
+impl DebianKernel {
     /// Returns the cached kernel; downloads the current one if there is none.
     ///
     /// # Errors
     ///
     /// Fails when the package can't be found, downloaded or unpacked.
-    pub(crate) fn obtain() -> Result<Self> {
-        let root = cache::entry("lab/kernel", |dir| {
-            let package =
-                packages::dependency(packages::first_known(METAPACKAGES)?, "linux-image-")?;
-            eprintln!("lab: downloading {package}, the lab's kernel");
-            packages::unpack(&[&package], dir)?;
-            let release = find_release(dir)?;
-            process::run(Command::new("/sbin/depmod").arg("-b").arg(dir).arg(release))
+    pub(crate) fn obtain(source: &Source) -> Result<Self> {
+        let root = cache::entry(source.cache_name, |dir| {
+            let metapackage = packages::first_known(source.metapackages)?;
+            let package = packages::dependency(metapackage, source.prefix)?;
+            step(&format!("Downloading Debian's {package}"), || {
+                packages::unpack(&[&package], dir)?;
+                let release = find_release(dir)?;
+                process::run(Command::new("/sbin/depmod").arg("-b").arg(dir).arg(release))
+            })
         })?;
         let release = find_release(&root)?;
         Ok(Self { root, release })

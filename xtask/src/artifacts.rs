@@ -1,0 +1,111 @@
+//! What guests are booted from in the demo, the tests and the measurements: kernels, initramfs
+//! images and a Debian root disk. Each is cached by the hash of what it is made of.
+
+mod disk;
+
+use std::fs;
+use std::os::unix::fs::symlink;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context, Result};
+
+use crate::debian_kernel::{DebianKernel, Source};
+use crate::initramfs::Recipe;
+use crate::{dirs, kernel};
+
+pub(crate) use self::disk::debian_disk;
+
+/// Debian's unmodified cloud kernels, with the names of their directories among the artifacts.
+const STOCK_KERNELS: &[(&str, Source)] = &[
+    (
+        "stock-6.1",
+        Source {
+            cache_name: "stock/6.1",
+            metapackages: &["linux-image-cloud-amd64"],
+            prefix: "linux-image-6.1.",
+        },
+    ),
+    (
+        "stock-6.12",
+        Source {
+            cache_name: "stock/6.12",
+            metapackages: &["linux-image-6.12-cloud-amd64", "linux-image-cloud-amd64"],
+            prefix: "linux-image-6.12.",
+        },
+    ),
+];
+
+/// What the stock kernels have as modules and our machine has as devices.
+const STOCK_MODULES: &[&str] = &[
+    "virtio_pci",
+    "virtio_mmio",
+    "virtio_blk",
+    "virtio_net",
+    "vmw_vsock_virtio_transport",
+    "virtio_rng",
+    "virtio_balloon",
+    "virtio_console",
+    "pvpanic_mmio",
+];
+
+const TEST_INIT: &str = include_str!("../../tests/guest/init");
+const SHELL_INIT: &str = include_str!("../../resources/images/debian/shell-init");
+
+/// Makes all artifacts that are missing and returns a directory of links to them:
+///
+/// - `lean/vmlinux`, `lean/initrd`: our own kernel; busybox with the tests' init
+/// - `stock-VERSION/vmlinuz`, `stock-VERSION/initrd`: Debian's cloud kernels 6.1 and 6.12; the
+///   same with their virtio modules
+/// - `debian/root.img`, `debian/shell-initrd`: an ext4 disk with systemd; an initramfs for the
+///   lean kernel that starts the tests' init on it, with a writable layer above
+///
+/// # Errors
+///
+/// Fails when one of them can't be had.
+pub(crate) fn obtain_all() -> Result<PathBuf> {
+    let dir = dirs::target().join("xtask/artifacts");
+    link(&kernel::ensure()?, &dir.join("lean/vmlinux"))?;
+    link(&test_initramfs(None)?, &dir.join("lean/initrd"))?;
+    for (name, source) in STOCK_KERNELS {
+        let kernel = DebianKernel::obtain(source)?;
+        link(&kernel.image(), &dir.join(name).join("vmlinuz"))?;
+        link(&test_initramfs(Some(&kernel))?, &dir.join(name).join("initrd"))?;
+    }
+    link(&debian_disk()?, &dir.join("debian/root.img"))?;
+    link(&shell_initramfs()?, &dir.join("debian/shell-initrd"))?;
+    Ok(dir)
+}
+
+fn test_initramfs(kernel: Option<&DebianKernel>) -> Result<PathBuf> {
+    Recipe {
+        cache_name: "initramfs/test",
+        init: TEST_INIT,
+        files: &[],
+        modules: kernel.map(|kernel| (kernel, STOCK_MODULES)),
+    }
+    .obtain()
+}
+
+fn shell_initramfs() -> Result<PathBuf> {
+    Recipe {
+        cache_name: "initramfs/debian-shell",
+        init: SHELL_INIT,
+        files: &[("/test-init", TEST_INIT)],
+        modules: None,
+    }
+    .obtain()
+}
+
+/// Points the link at `path` to `target`; what it pointed at before stays in the cache.
+fn link(target: &Path, path: &Path) -> Result<()> {
+    if fs::read_link(path).is_ok_and(|current| current == target) {
+        return Ok(());
+    }
+    let dir = path.parent().context("an artifact is in a directory")?;
+    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    // By a rename, so that a test that runs at the same time always finds one or the other.
+    let temporary = path.with_added_extension(format!("{}", std::process::id()));
+    symlink(target, &temporary)
+        .and_then(|()| fs::rename(&temporary, path))
+        .with_context(|| format!("cannot create {}", path.display()))
+}
