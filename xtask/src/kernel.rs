@@ -1,10 +1,12 @@
 //! The lean guest kernel: built from Debian's source with the configuration in
 //! `resources/kernel`, cached by the hash of everything that goes into it.
 
+use std::ffi::OsStr;
+use std::fs::{self, File};
 use std::num::NonZero;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::{fs, thread};
+use std::thread;
 
 use anyhow::{Context, Result, ensure};
 
@@ -76,6 +78,7 @@ fn obtain(jobs: usize, force: bool) -> Result<PathBuf> {
         fs::remove_dir_all(&entry).with_context(|| format!("cannot delete {}", entry.display()))?;
     }
     let entry = cache::entry(&name, |out| {
+        sweep_interrupted_builds(entry.parent().context("a cache entry has a parent")?)?;
         let work = entry.with_added_extension("build");
         let log = entry.with_added_extension("log");
         build::Build { tarball: Path::new(SOURCE_TARBALL), work: &work, log: &log, jobs }
@@ -83,6 +86,26 @@ fn obtain(jobs: usize, force: bool) -> Result<PathBuf> {
         check_size(&out.join("vmlinux"))
     })?;
     Ok(entry.join("vmlinux"))
+}
+
+/// Deletes what interrupted builds of other configurations have left: nearly a gigabyte each.
+/// A running build holds its entry's lock.
+fn sweep_interrupted_builds(kernels: &Path) -> Result<()> {
+    let entries =
+        fs::read_dir(kernels).with_context(|| format!("cannot read {}", kernels.display()))?;
+    for entry in entries {
+        let work = entry.with_context(|| format!("cannot read {}", kernels.display()))?.path();
+        if work.extension() != Some(OsStr::new("build")) {
+            continue;
+        }
+        let lock = File::create(work.with_extension("lock"))
+            .with_context(|| format!("cannot create the lock of {}", work.display()))?;
+        if lock.try_lock().is_ok() {
+            fs::remove_dir_all(&work)
+                .with_context(|| format!("cannot delete {}", work.display()))?;
+        }
+    }
+    Ok(())
 }
 
 /// Names a kernel by what it is made of: source, compiler, linker, configuration and recipe.
