@@ -64,8 +64,6 @@ const SHELL_INIT: &str = include_str!("../../resources/images/debian/shell-init"
 /// Fails when one of them can't be had.
 pub(crate) fn obtain_all() -> Result<PathBuf> {
     let dir = dirs::target().join("xtask/artifacts");
-    link(&kernel::ensure()?, &dir.join("lean/vmlinux"))?;
-    link(&test_initramfs(None)?, &dir.join("lean/initrd"))?;
     for (name, source) in STOCK_KERNELS {
         let kernel = DebianKernel::obtain(source)?;
         link(&kernel.image(), &dir.join(name).join("vmlinuz"))?;
@@ -73,6 +71,8 @@ pub(crate) fn obtain_all() -> Result<PathBuf> {
     }
     link(&debian_disk()?, &dir.join("debian/root.img"))?;
     link(&shell_initramfs()?, &dir.join("debian/shell-initrd"))?;
+    link(&kernel::ensure()?, &dir.join("lean/vmlinux"))?;
+    link(&test_initramfs(None)?, &dir.join("lean/initrd"))?;
     Ok(dir)
 }
 

@@ -9,9 +9,11 @@ mod initramfs;
 mod kernel;
 mod lab;
 mod packages;
+mod probe;
 mod process;
 mod progress;
 mod terminal;
+mod testing;
 
 use std::process::ExitCode;
 
@@ -29,6 +31,8 @@ enum Task {
     Lab(lab::Args),
     /// Build the lean guest kernel, unless it is cached, and print its path.
     Kernel(kernel::Args),
+    /// Check formatting, lints and unit tests, then boot guests and test them.
+    Test(testing::Args),
     /// Make what guests are booted from (kernels, initramfs images, disk) and print its directory.
     Artifacts,
 }
@@ -51,6 +55,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
             packages::install(&[Purpose::Kernel], Consent::Ask)?;
             kernel::run(&args)?;
         }
+        Task::Test(args) => return testing::run(&args),
         Task::Artifacts => {
             packages::install(packages::ALL, Consent::Ask)?;
             println!("{}", artifacts::obtain_all()?.display());
