@@ -166,6 +166,19 @@ mod tests {
     }
 
     #[test]
+    fn full_ring_leaves_notifications_wanted() {
+        /// `flags` of the used ring, and what says "don't notify" there.
+        const USED_FLAGS: GuestAddress = GuestAddress(0x6000);
+        let mut queue = TestQueue::new(guest_ram(), 4);
+        for _ in 0..4 {
+            queue.add_chain(&[Buffer::writable(0x8000, 16)]);
+        }
+        handler(&queue).settle();
+        assert_eq!(queue.used().len(), 4);
+        assert_eq!(queue.memory().read_obj::<u16>(USED_FLAGS).unwrap(), 0);
+    }
+
+    #[test]
     fn broken_ring_asks_for_a_reset_once_and_is_left_alone() {
         let mut queue = TestQueue::new(guest_ram(), 4);
         let mut events = handler(&queue);

@@ -225,7 +225,11 @@ fn statistics_buffer_is_kept_until_new_ones_are_wanted() {
 fn second_statistics_buffer_sends_the_first_back_and_huge_ones_are_cut_off() {
     let mut balloon = setup(ALL_FEATURES, &[0, 1, 2, 4]);
     let size = RAM_SIZE as u32 - 0x8000;
+    let entries: Vec<_> = (0..100).map(|nth| (if nth < 64 { 4 } else { 5 }, nth)).collect();
+    put_stats(&balloon, &entries);
     balloon.add(2, &[Buffer::readable(LIST, size), Buffer::readable(LIST, size)]);
+    let expected = BalloonStats { free_bytes: Some(63), ..BalloonStats::default() };
+    assert_eq!(balloon.port.stats(), Some(expected));
     balloon.add(2, &[Buffer::writable(LIST, 10)]);
     balloon.add(2, &[Buffer::writable(LIST, 10), Buffer::readable(LIST, 10)]);
     let heads: Vec<u32> = balloon.queues[2].used().iter().map(|(head, _)| *head).collect();

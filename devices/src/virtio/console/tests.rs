@@ -246,7 +246,7 @@ fn emergency_write_prints_its_low_byte_without_a_driver() {
 
 #[test]
 fn reset_does_not_wait_for_output_that_nobody_reads() {
-    let (port, _reader) = port();
+    let (port, mut reader) = port();
     let memory = guest_ram();
     let receive = TestQueue::new(memory.clone(), 8);
     let mut transmit = TestQueue::at(memory.clone(), 8, 0x10_0000);
@@ -261,6 +261,8 @@ fn reset_does_not_wait_for_output_that_nobody_reads() {
             notifier: receive.notifier(),
         })
         .unwrap();
+    // The worker is in the middle of it.
+    reader.read_exact(&mut [0]).unwrap();
     console.reset();
     // One that waited would have met the output's time limit and dropped the rest of the 64 MiB.
     let dropped = port.output().dropped_bytes();
