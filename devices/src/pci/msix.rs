@@ -178,18 +178,18 @@ impl MsixTable {
 
     /// Reads the pending bits, one per vector, with any width; zero past the last vector.
     pub fn read_pending(&self, offset: u64, data: &mut [u8]) {
-        for (at, byte) in (offset..).zip(data) {
-            let first = at.checked_mul(8).and_then(|bit| u16::try_from(bit).ok());
-            *byte = first.map_or(0, |first| {
-                (0..8)
-                    .filter(|bit| self.is_pending(first.saturating_add(*bit)))
-                    .fold(0, |bits, bit| bits | 1 << bit)
+        let first = usize::try_from(offset).unwrap_or(usize::MAX);
+        for (position, byte) in data.iter_mut().enumerate() {
+            let vector = first.saturating_add(position).saturating_mul(8);
+            *byte = (0..8).fold(0, |bits, bit| {
+                bits | u8::from(self.is_pending(vector.saturating_add(bit))) << bit
             });
         }
     }
 
-    fn is_pending(&self, index: u16) -> bool {
-        self.lock(index).is_some_and(|vector| vector.pending)
+    fn is_pending(&self, index: usize) -> bool {
+        let index = u16::try_from(index).ok();
+        index.and_then(|index| self.lock(index)).is_some_and(|vector| vector.pending)
     }
 
     fn lock(&self, index: u16) -> Option<MutexGuard<'_, Vector>> {

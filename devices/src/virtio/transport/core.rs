@@ -36,6 +36,9 @@ pub mod status {
 /// The largest size of a split queue (VIRTIO 1.3 §2.7).
 const MAX_QUEUE_SIZE: u16 = 32768;
 
+/// How many queues a device may have: more than any real one, and far from an index's end.
+const MAX_QUEUES: usize = 1024;
+
 /// Features that this transport would have to carry out and doesn't: never offered, whatever a
 /// device says.
 const UNSUPPORTED_FEATURES: u64 = 1 << VIRTIO_F_RING_PACKED
@@ -93,7 +96,7 @@ impl VirtioTransportCore {
     ) -> io::Result<Self> {
         let sizes = device.queue_max_sizes();
         let valid = |size: &u16| size.is_power_of_two() && *size <= MAX_QUEUE_SIZE;
-        if !sizes.iter().all(valid) || u16::try_from(sizes.len()).is_err() {
+        if !sizes.iter().all(valid) || sizes.len() > MAX_QUEUES {
             let message = format!("{:?} device with queues {sizes:?}", device.device_type());
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
