@@ -20,6 +20,7 @@
 pub mod bus;
 mod bytes;
 pub mod console;
+pub mod disk;
 pub mod interrupt;
 mod log_limit;
 pub mod pci;
