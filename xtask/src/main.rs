@@ -4,6 +4,7 @@ mod artifacts;
 mod cache;
 mod cpio;
 mod debian_kernel;
+mod demo;
 mod dirs;
 mod initramfs;
 mod kernel;
@@ -25,6 +26,11 @@ use crate::packages::{Consent, Purpose};
 #[derive(Parser)]
 #[command(bin_name = "cargo xtask")]
 enum Task {
+    /// Boot a Debian guest, from whatever this machine has to a login prompt, and time it.
+    Demo(demo::Args),
+    /// The part of the demo that measures, where KVM can run Linux.
+    #[command(hide = true)]
+    DemoBoot(demo::BootArgs),
     /// Install the Debian packages that are missing.
     Setup(packages::Args),
     /// Run a command in an emulated machine in which KVM can run Linux.
@@ -49,6 +55,8 @@ fn main() -> ExitCode {
 
 fn run(task: Task) -> anyhow::Result<ExitCode> {
     match task {
+        Task::Demo(args) => return demo::run(&args),
+        Task::DemoBoot(args) => demo::run_boot(&args)?,
         Task::Setup(args) => packages::run(&args)?,
         Task::Lab(args) => return lab::run(args),
         Task::Kernel(args) => {

@@ -1,0 +1,121 @@
+//! `cargo xtask demo`: from a fresh Debian machine to a booted guest, by one command.
+
+mod boot;
+mod timeline;
+
+use std::env;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::process::{Command, ExitCode};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+
+pub(crate) use self::boot::{Args as BootArgs, run as run_boot};
+use crate::lab::{Console, Outcome, Spec};
+use crate::packages::{self, Consent, Purpose};
+use crate::probe::{self, Place};
+use crate::progress::step;
+use crate::{artifacts, dirs, kernel, process};
+
+/// How long the boot may take in the lab; it takes about a tenth of this on an idle machine.
+const LAB_LIMIT: Duration = Duration::from_secs(10 * 60);
+
+/// Command line of `cargo xtask demo`.
+#[derive(clap::Args)]
+pub(crate) struct Args {
+    /// Install packages without asking. Without a terminal to ask on, there is no question either.
+    #[arg(long)]
+    yes: bool,
+
+    /// Boot in the lab, even where this machine's KVM can run Linux.
+    #[arg(long)]
+    lab: bool,
+}
+
+/// Runs `cargo xtask demo`.
+///
+/// # Errors
+///
+/// Fails when something that the guest boots from can't be had, or when it doesn't boot.
+pub(crate) fn run(args: &Args) -> Result<ExitCode> {
+    let place = if args.lab { Place::Lab("--lab asks for it".to_owned()) } else { probe::place() };
+    let mut purposes = vec![Purpose::Kernel, Purpose::Disk];
+    if matches!(place, Place::Lab(_)) {
+        purposes.push(Purpose::Lab);
+    }
+    packages::install(&purposes, if args.yes { Consent::Given } else { Consent::Ask })?;
+    let kernel = kernel::ensure()?;
+    eprintln!("Guest kernel: {}", kernel.display());
+    let disk = artifacts::debian_disk()?;
+    eprintln!("Debian root disk: {}", disk.display());
+    step("Building vmctl and vmm", build)?;
+
+    let vmctl = dirs::target().join("release/vmctl");
+    let boot = BootArgs { vmctl, kernel, disk };
+    match &place {
+        Place::Native(module) => {
+            eprintln!("Booting on this machine: its KVM runs Linux, by {module}\n");
+            run_boot(&boot)?;
+        }
+        Place::Lab(reason) => {
+            eprintln!("Booting in the lab, an emulated machine: {reason}\n");
+            run_in_lab(&boot)?;
+        }
+    }
+    println!(
+        "\nTo boot it again and log in as root, without a password:\n{}",
+        by_hand(&boot, &place)
+    );
+    Ok(ExitCode::SUCCESS)
+}
+
+fn build() -> Result<()> {
+    process::run(
+        Command::new("cargo")
+            .args(["build", "--release", "--locked", "--package=vmctl", "--package=vmm"])
+            .current_dir(dirs::workspace()),
+    )
+}
+
+/// Runs this program in the lab: what measures must use the same clock as what is measured.
+fn run_in_lab(boot: &BootArgs) -> Result<()> {
+    let this = env::current_exe().context("cannot find this program's own path")?;
+    let mut command = vec![path_text(&this)];
+    command.extend(boot.command_line());
+    let mut spec = Spec::new(command);
+    spec.timeout = Some(LAB_LIMIT);
+    let console = Console::Streams {
+        stdin: false,
+        stdout: Box::new(io::stdout()),
+        stderr: Box::new(io::stderr()),
+    };
+    match spec.run(console)? {
+        Outcome::Exited(0) => Ok(()),
+        Outcome::Exited(code) => bail!("the boot in the lab failed (exit code {code})"),
+        Outcome::TimedOut { .. } => {
+            bail!("the boot in the lab wasn't over after {} s", LAB_LIMIT.as_secs())
+        }
+        Outcome::Died { kernel_log } => bail!("the lab ended early{kernel_log}"),
+        Outcome::Escaped => bail!("left by the escape sequence"),
+    }
+}
+
+fn by_hand(boot: &BootArgs, place: &Place) -> String {
+    let lab = if matches!(place, Place::Lab(_)) { "cargo xtask lab -- " } else { "" };
+    format!(
+        "    {lab}{} boot --kernel {} --disk {},ro",
+        shortened(&boot.vmctl).display(),
+        boot.kernel.display(),
+        boot.disk.display()
+    )
+}
+
+/// Returns a path relative to the checkout if it's in there.
+fn shortened(path: &Path) -> PathBuf {
+    path.strip_prefix(dirs::workspace()).unwrap_or(path).to_owned()
+}
+
+fn path_text(path: &Path) -> String {
+    path.to_string_lossy().into_owned()
+}
