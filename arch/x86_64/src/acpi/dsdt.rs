@@ -1,0 +1,204 @@
+//! The DSDT: devices that no bus announces, in AML (ACPI 6.5 §20).
+
+use acpi_tables::Aml;
+use acpi_tables::aml::{
+    AddressSpace, AddressSpaceCacheable, Arg, Device, EISAName, Equal, IO, If, Interrupt,
+    Memory32Fixed, Method, Name, Notify, Package, Path, ResourceTemplate, Scope,
+};
+use acpi_tables::sdt::Sdt;
+use arch::{GuestRange, MemoryLayout};
+
+use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, Platform, bytes, last_bus};
+use crate::layout::gsi;
+use crate::layout::ports::{self, PortRange};
+
+/// Length of a table's header.
+const HEADER_BYTES: u32 = 36;
+/// `Notify` on a power button: it was pressed (ACPI 6.5 Table 5.165).
+const BUTTON_PRESSED: u8 = 0x80;
+
+/// Builds the table.
+pub(super) fn build(layout: &MemoryLayout, platform: &Platform) -> Vec<u8> {
+    let mut table = Sdt::new(*b"DSDT", HEADER_BYTES, 2, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    for vcpu in 0..platform.vcpus {
+        table.append_slice(&processor(vcpu));
+    }
+    if platform.pci {
+        table.append_slice(&pci_host_bridge(layout));
+        table.append_slice(&ecam_reservation(layout));
+    }
+    for (index, (registers, interrupt)) in platform.virtio_mmio.iter().enumerate() {
+        table.append_slice(&virtio_mmio(index, registers, *interrupt));
+    }
+    table.append_slice(&serial());
+    table.append_slice(&ports_device("RTC0", &EISAName::new("PNP0B00"), ports::RTC));
+    table.append_slice(&ports_device("PVPN", &"QEMU0001", ports::PVPANIC));
+    table.append_slice(&power_button());
+    table.append_slice(&soft_off());
+    table.update_checksum();
+    table.as_slice().to_vec()
+}
+
+fn in_system_bus(device: &dyn Aml) -> Vec<u8> {
+    bytes(&Scope::new(Path::new("\\_SB_"), vec![device]))
+}
+
+/// A processor device, matched with the MADT's local APIC by its _UID.
+fn processor(vcpu: u8) -> Vec<u8> {
+    in_system_bus(&Device::new(
+        Path::new(&format!("C{vcpu:03X}")),
+        vec![&Name::new(Path::new("_HID"), &"ACPI0007"), &Name::new(Path::new("_UID"), &vcpu)],
+    ))
+}
+
+/// The root of PCI, with the windows that BARs may be in. There's no _PRT: functions have MSI-X
+/// only.
+fn pci_host_bridge(layout: &MemoryLayout) -> Vec<u8> {
+    let window32 = AddressSpace::<u32>::new_memory(
+        AddressSpaceCacheable::NotCacheable,
+        true,
+        low_u32(layout.pci_mmio32.start().0),
+        low_u32(layout.pci_mmio32.end().0 - 1),
+        None,
+    );
+    let window64 = AddressSpace::<u64>::new_memory(
+        AddressSpaceCacheable::NotCacheable,
+        true,
+        layout.pci_mmio64.start().0,
+        layout.pci_mmio64.end().0 - 1,
+        None,
+    );
+    in_system_bus(&Device::new(
+        Path::new("PCI0"),
+        vec![
+            &Name::new(Path::new("_HID"), &EISAName::new("PNP0A08")),
+            &Name::new(Path::new("_CID"), &EISAName::new("PNP0A03")),
+            &Name::new(Path::new("_SEG"), &0_u8),
+            &Name::new(Path::new("_BBN"), &0_u8),
+            &Name::new(Path::new("_UID"), &0_u8),
+            &Name::new(Path::new("_CCA"), &1_u8),
+            &Name::new(
+                Path::new("_CRS"),
+                &ResourceTemplate::new(vec![
+                    &AddressSpace::<u16>::new_bus_number(0, last_bus(layout).into()),
+                    // Configuration mechanism 1.
+                    &IO::new(0xcf8, 0xcf8, 1, 8),
+                    &window32,
+                    &window64,
+                ]),
+            ),
+        ],
+    ))
+}
+
+/// Tells that nobody else may use the ECAM window (PCI Firmware 3.0 §4.1.2).
+fn ecam_reservation(layout: &MemoryLayout) -> Vec<u8> {
+    in_system_bus(&Device::new(
+        Path::new("ECAM"),
+        vec![
+            &Name::new(Path::new("_HID"), &EISAName::new("PNP0C02")),
+            &Name::new(Path::new("_UID"), &0_u8),
+            &Name::new(
+                Path::new("_CRS"),
+                &ResourceTemplate::new(vec![&fixed_memory(&layout.pci_ecam)]),
+            ),
+        ],
+    ))
+}
+
+fn virtio_mmio(index: usize, registers: &GuestRange, interrupt: u32) -> Vec<u8> {
+    in_system_bus(&Device::new(
+        Path::new(&format!("V{index:03X}")),
+        vec![
+            &Name::new(Path::new("_HID"), &"LNRO0005"),
+            &Name::new(Path::new("_UID"), &index),
+            &Name::new(Path::new("_CCA"), &1_u8),
+            &Name::new(
+                Path::new("_CRS"),
+                &ResourceTemplate::new(vec![&fixed_memory(registers), &edge(interrupt)]),
+            ),
+        ],
+    ))
+}
+
+fn serial() -> Vec<u8> {
+    in_system_bus(&Device::new(
+        Path::new("COM1"),
+        vec![
+            &Name::new(Path::new("_HID"), &EISAName::new("PNP0501")),
+            &Name::new(Path::new("_UID"), &0_u8),
+            &Name::new(
+                Path::new("_CRS"),
+                &ResourceTemplate::new(vec![&io(ports::COM1), &edge(gsi::COM1)]),
+            ),
+        ],
+    ))
+}
+
+/// A device that is a few ports and nothing else.
+fn ports_device(name: &str, hardware_id: &dyn Aml, ports: PortRange) -> Vec<u8> {
+    in_system_bus(&Device::new(
+        Path::new(name),
+        vec![
+            &Name::new(Path::new("_HID"), hardware_id),
+            &Name::new(Path::new("_UID"), &0_u8),
+            &Name::new(Path::new("_CRS"), &ResourceTemplate::new(vec![&io(ports)])),
+        ],
+    ))
+}
+
+/// A power button, and the generic event device whose interrupt presses it (ACPI 6.5 §5.6.9).
+fn power_button() -> Vec<u8> {
+    let interrupt = u8::try_from(gsi::GED).unwrap_or(u8::MAX);
+    let mut aml = in_system_bus(&Device::new(
+        Path::new("PWRB"),
+        vec![
+            &Name::new(Path::new("_HID"), &EISAName::new("PNP0C0C")),
+            &Name::new(Path::new("_UID"), &0_u8),
+        ],
+    ));
+    aml.extend(in_system_bus(&Device::new(
+        Path::new("GED_"),
+        vec![
+            &Name::new(Path::new("_HID"), &"ACPI0013"),
+            &Name::new(Path::new("_UID"), &0_u8),
+            &Name::new(Path::new("_CRS"), &ResourceTemplate::new(vec![&edge(gsi::GED)])),
+            &Method::new(
+                Path::new("_EVT"),
+                1,
+                true,
+                vec![&If::new(
+                    &Equal::new(&Arg(0), &interrupt),
+                    vec![&Notify::new(&Path::new("\\_SB_.PWRB"), &BUTTON_PRESSED)],
+                )],
+            ),
+        ],
+    )));
+    aml
+}
+
+/// The sleep type of S5, soft off (ACPI 6.5 §7.4.2).
+fn soft_off() -> Vec<u8> {
+    bytes(&Name::new(
+        Path::new("_S5_"),
+        &Package::new(vec![&ports::S5_SLEEP_TYPE, &0_u8, &0_u8, &0_u8]),
+    ))
+}
+
+fn io(ports: PortRange) -> IO {
+    IO::new(ports.base, ports.base, 1, ports.count)
+}
+
+/// An edge-triggered, active-high, unshared interrupt.
+fn edge(gsi: u32) -> Interrupt {
+    Interrupt::new(true, true, false, false, gsi)
+}
+
+fn fixed_memory(range: &GuestRange) -> Memory32Fixed {
+    Memory32Fixed::new(true, low_u32(range.start().0), low_u32(range.size()))
+}
+
+/// Returns an address of the gap below 4 GiB as 32 bits.
+fn low_u32(address: u64) -> u32 {
+    u32::try_from(address).unwrap_or(u32::MAX)
+}

@@ -1,0 +1,134 @@
+//! ACPI tables of a hardware-reduced machine (ACPI 6.5): RSDP, XSDT, FADT, MADT, MCFG, DSDT.
+
+mod dsdt;
+#[cfg(test)]
+mod tests;
+
+use acpi_tables::Aml;
+use acpi_tables::fadt::{FADT, FADTBuilder, Flags, PmProfile};
+use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
+use acpi_tables::madt::{
+    EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic,
+};
+use acpi_tables::mcfg::MCFG;
+use acpi_tables::rsdp::Rsdp;
+use acpi_tables::xsdt::XSDT;
+use arch::{BootError, GuestRange, MemoryLayout};
+use vm_memory::GuestAddress;
+
+use crate::boot_data::Write;
+use crate::layout::{self, ports};
+
+pub(crate) const OEM_ID: [u8; 6] = *b"VMCTL ";
+pub(crate) const OEM_TABLE_ID: [u8; 8] = *b"VMCTL   ";
+pub(crate) const OEM_REVISION: u32 = 1;
+
+/// FADT, IA-PC boot architecture flags (ACPI 6.5 §5.2.9.3): no VGA to probe for, no PCIe power
+/// states to manage. Neither a keyboard controller nor other legacy devices are announced: those
+/// that exist are in the DSDT.
+const BOOT_ARCH_NO_VGA: u16 = 1 << 2;
+const BOOT_ARCH_NO_ASPM: u16 = 1 << 4;
+
+/// Tables start at multiples of this.
+const ALIGNMENT: u64 = 16;
+
+/// What the tables have to say about a machine, beside its [`MemoryLayout`].
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Platform {
+    /// How many vCPUs, at most 254: an xAPIC ID is a byte, and 255 means all.
+    pub vcpus: u8,
+    /// Whether there is a PCI bus.
+    pub pci: bool,
+    /// virtio-mmio register blocks and their interrupts (GSIs).
+    pub virtio_mmio: Vec<(GuestRange, u32)>,
+}
+
+/// Builds all tables, and returns them with the RSDP's address.
+///
+/// # Errors
+/// [`BootError::TableTooLarge`] when they don't fit in their place.
+pub(crate) fn build(
+    layout: &MemoryLayout,
+    platform: &Platform,
+) -> Result<(Vec<Write>, GuestAddress), BootError> {
+    let place = layout::ACPI_TABLES;
+    let rsdp_address = place.start();
+    let mut next = (place.start().0 + Rsdp::len() as u64).next_multiple_of(ALIGNMENT);
+    let mut writes = Vec::new();
+    let mut put = |what, bytes: Vec<u8>| {
+        let address = GuestAddress(next);
+        next = (next + bytes.len() as u64).next_multiple_of(ALIGNMENT);
+        writes.push(Write { what, address, bytes });
+        address.0
+    };
+    let dsdt = put("DSDT", dsdt::build(layout, platform));
+    let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    xsdt.add_entry(put("FADT", bytes(&fadt(dsdt))));
+    xsdt.add_entry(put("MADT", bytes(&madt(platform.vcpus))));
+    if platform.pci {
+        xsdt.add_entry(put("MCFG", bytes(&mcfg(layout))));
+    }
+    let xsdt = put("XSDT", bytes(&xsdt));
+    let bytes = bytes(&Rsdp::new(OEM_ID, xsdt));
+    writes.push(Write { what: "RSDP", address: rsdp_address, bytes });
+    if next > place.end().0 {
+        return Err(BootError::TableTooLarge {
+            table: "ACPI description",
+            needed_bytes: usize::try_from(next - place.start().0).unwrap_or(usize::MAX),
+            max_bytes: usize::try_from(place.size()).unwrap_or(usize::MAX),
+        });
+    }
+    Ok((writes, rsdp_address))
+}
+
+/// The fixed description: hardware-reduced, so that everything but power is in the DSDT.
+fn fadt(dsdt: u64) -> FADT {
+    let port =
+        |port: u16| GAS::new(AddressSpace::SystemIo, 8, 0, AccessSize::ByteAccess, port.into());
+    let mut table = FADTBuilder::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION)
+        .dsdt_64(dsdt)
+        .preferred_pm_profile(PmProfile::EnterpriseServer)
+        .flag(Flags::HwReducedAcpi)
+        .flag(Flags::ResetRegSup)
+        .flag(Flags::Wbinvd)
+        .flag(Flags::Headless)
+        // Power and sleep buttons are devices, where there are any (ACPI 6.5 Table 5.10).
+        .flag(Flags::PwrButton)
+        .flag(Flags::SlpButton);
+    table.iapc_boot_arch = (BOOT_ARCH_NO_VGA | BOOT_ARCH_NO_ASPM).into();
+    table.reset_reg = port(ports::RESET);
+    table.reset_value = ports::RESET_VALUE;
+    table.sleep_control_reg = port(ports::SLEEP_CONTROL);
+    table.sleep_status_reg = port(ports::SLEEP_STATUS);
+    table.finalize()
+}
+
+/// Local APICs, of which the vCPU's index is the ID, and the one I/O APIC.
+fn madt(vcpus: u8) -> MADT {
+    let address = |address: GuestAddress| u32::try_from(address.0).unwrap_or(u32::MAX);
+    let local = LocalInterruptController::Address(address(layout::LOCAL_APIC));
+    let mut table = MADT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION, local);
+    for index in 0..vcpus {
+        table.add_structure(ProcessorLocalApic::new(index, index, EnabledStatus::Enabled));
+    }
+    table.add_structure(IoApic::new(0, address(layout::IOAPIC), 0));
+    table
+}
+
+/// Where PCI's configuration space is: one bus for each MiB.
+fn mcfg(layout: &MemoryLayout) -> MCFG {
+    let mut table = MCFG::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    table.add_ecam(layout.pci_ecam.start().0, 0, 0, last_bus(layout));
+    table
+}
+
+/// Returns the number of the last bus in the ECAM window.
+fn last_bus(layout: &MemoryLayout) -> u8 {
+    u8::try_from((layout.pci_ecam.size() >> 20).saturating_sub(1)).unwrap_or(u8::MAX)
+}
+
+fn bytes(table: &dyn Aml) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    table.to_aml_bytes(&mut bytes);
+    bytes
+}
