@@ -1,3 +1,34 @@
 //! Boots virtual machines and runs containers as virtual machines, from the command line.
 
-fn main() {}
+mod cli;
+mod clock;
+mod commands;
+mod errors;
+mod options;
+mod output;
+mod size;
+mod terminal;
+mod vmm_process;
+
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::cli::{Cli, Command};
+
+fn main() -> ExitCode {
+    let started_ns = clock::monotonic_ns();
+    let cli = match Cli::try_parse() {
+        Ok(cli) => cli,
+        Err(error) => return errors::report_usage(&error),
+    };
+    env_logger::Builder::new().filter_level(cli.log_level()).init();
+    let result = match &cli.command {
+        Command::Boot(args) => commands::boot::run(args, cli.log_level(), started_ns),
+        Command::Doctor(args) => commands::doctor::run(args),
+    };
+    match result {
+        Ok(code) => ExitCode::from(code),
+        Err(error) => errors::report(&error),
+    }
+}

@@ -1,0 +1,121 @@
+//! The flags of `vmctl boot`.
+
+use std::path::PathBuf;
+
+use api::config::Transport;
+use clap::{Args, ValueEnum};
+
+use super::devices::{ConsoleArg, DiskArg, MemoryArg, NetArg, VsockArg};
+
+/// Boots a guest kernel as a virtual machine and connects this terminal to its console.
+///
+/// The VM ends when the guest powers off or reboots (exit code 0), panics (3), or fails (1). On a
+/// terminal, Ctrl-A x ends it at once and Ctrl-A h lists what else there is. SIGTERM, SIGINT and
+/// SIGHUP press the guest's power button; a second one ends the VM at once.
+#[derive(Debug, Default, Args)]
+pub(crate) struct BootArgs {
+    /// The kernel image: a bzImage, or an uncompressed vmlinux (ELF).
+    #[arg(long, value_name = "PATH", help_heading = "Boot")]
+    pub(crate) kernel: Option<PathBuf>,
+
+    /// The initial RAM disk.
+    #[arg(long, value_name = "PATH", help_heading = "Boot")]
+    pub(crate) initrd: Option<PathBuf>,
+
+    /// The kernel's command line, which the guest gets exactly as given.
+    ///
+    /// Without this flag it's `console=ttyS0 reboot=k panic=-1` and, with a disk,
+    /// `root=/dev/vda rw` (`ro` for a read-only disk). `--dry-run` shows it.
+    #[arg(long, value_name = "TEXT", allow_hyphen_values = true, help_heading = "Boot")]
+    pub(crate) cmdline: Option<String>,
+
+    /// A block device; may be given several times. The first is the guest's /dev/vda.
+    ///
+    /// Options: `ro`; `engine=sync|uring`, how requests are made (the best there is unless given);
+    /// `cache=writeback|unsafe|direct`; `iops=N` and `bw=SIZE`, limits per second; `serial=TEXT`, at
+    /// most 20 bytes; `queues=N`; `format=raw|qcow2` (raw unless given, never guessed); `id=NAME`.
+    /// A comma in a value is written twice.
+    #[arg(long = "disk", value_name = "PATH[,OPTION...]", help_heading = "Devices")]
+    pub(crate) disks: Vec<DiskArg>,
+
+    /// A network interface on an existing TAP; may be given several times.
+    ///
+    /// Options: `mac=ADDRESS` (the guest chooses one unless given); `queues=N` pairs, for a TAP made
+    /// with multi_queue; `rx-bw=SIZE`, `tx-bw=SIZE`, `rx-pps=N`, `tx-pps=N`, limits per second as
+    /// the guest sees the directions; `id=NAME`.
+    #[arg(long = "net", value_name = "tap=NAME[,OPTION...]", help_heading = "Devices")]
+    pub(crate) nets: Vec<NetArg>,
+
+    /// Sockets between host and guest: the guest's context identifier, and the Unix socket on the
+    /// host (connect to it and send `CONNECT PORT`).
+    #[arg(long, value_name = "cid=N,path=SOCKET", help_heading = "Devices")]
+    pub(crate) vsock: Option<VsockArg>,
+
+    /// A source of randomness for the guest.
+    #[arg(long, help_heading = "Devices")]
+    pub(crate) rng: bool,
+
+    /// A balloon: the guest returns memory that it frees to the host, and never runs out for it.
+    #[arg(long, help_heading = "Devices")]
+    pub(crate) balloon: bool,
+
+    /// Where the guest's console goes: `stdio`, `file=PATH` or `none`.
+    ///
+    /// Option: `device=serial|virtio`, the device that the guest sees (ttyS0 or hvc0; serial
+    /// unless given).
+    #[arg(long, value_name = "stdio|file=PATH|none[,OPTION]", help_heading = "Devices")]
+    pub(crate) console: Option<ConsoleArg>,
+
+    /// vCPUs, from 1 to 32 [default: 1]
+    #[arg(long, value_name = "N", help_heading = "Machine")]
+    pub(crate) cpus: Option<u64>,
+
+    /// Memory, such as 128M or 2G, in whole MiB; the host only gives what the guest uses
+    /// [default: 512M]
+    #[arg(long, value_name = "SIZE", help_heading = "Machine")]
+    pub(crate) memory: Option<MemoryArg>,
+
+    /// How virtio devices are attached [default: pci]
+    #[arg(long, value_name = "KIND", help_heading = "Machine")]
+    pub(crate) transport: Option<TransportArg>,
+
+    /// Takes guest memory from the host's reserved 2 MiB pages.
+    #[arg(long, help_heading = "Machine")]
+    pub(crate) hugepages: bool,
+
+    /// A configuration file in the format of Firecracker's --config-file. Other flags replace what
+    /// it says; --disk and --net add to its lists.
+    #[arg(long, value_name = "FILE", help_heading = "Running")]
+    pub(crate) config: Option<PathBuf>,
+
+    /// Checks the configuration, prints it as JSON that --config reads, and boots nothing.
+    #[arg(long, help_heading = "Running")]
+    pub(crate) dry_run: bool,
+
+    /// Writes when each step of the boot was reached, as JSON lines (CLOCK_MONOTONIC, in ns).
+    #[arg(long, value_name = "FILE", help_heading = "Running")]
+    pub(crate) timeline: Option<PathBuf>,
+
+    /// How long the guest has to power off once its power button is pressed, in seconds; 0 ends
+    /// the VM at once.
+    #[arg(long, value_name = "SECONDS", default_value_t = 30, help_heading = "Running")]
+    pub(crate) shutdown_timeout: u32,
+}
+
+/// How virtio devices are attached, as the flag has it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub(crate) enum TransportArg {
+    /// PCI functions with MSI-X
+    Pci,
+    /// Memory-mapped registers
+    Mmio,
+}
+
+impl From<TransportArg> for Transport {
+    fn from(arg: TransportArg) -> Self {
+        match arg {
+            TransportArg::Pci => Self::Pci,
+            TransportArg::Mmio => Self::Mmio,
+        }
+    }
+}

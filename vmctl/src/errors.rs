@@ -1,0 +1,248 @@
+//! Everything that a user is told about a failure, and every exit code: the only place that
+//! prints either.
+
+use std::fmt::Write as _;
+use std::io::{self, Write as _};
+use std::path::PathBuf;
+use std::process::{ExitCode, ExitStatus};
+
+use api::config::ConfigError;
+use api::event::{ErrorKind, Failure, StopReason};
+use api::exit;
+use thiserror::Error;
+
+/// Why a command ended without success.
+#[derive(Debug, Error)]
+pub(crate) enum CliError {
+    /// `--config` names a file that can't be read.
+    #[error("--config {}: the file can't be read", path.display())]
+    ConfigUnreadable {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A flag, or the configuration file, is wrong.
+    #[error("{place}: {problem}")]
+    Config {
+        /// The flag and its value, or the file and the place in it.
+        place: String,
+        /// What's wrong.
+        problem: String,
+        /// The error that says so; not printed again.
+        error: Box<ConfigError>,
+    },
+    /// There's no `vmm` to start.
+    #[error("the vmm program wasn't found: looked for {}", list(looked_at))]
+    VmmNotFound {
+        /// Every path that was looked at.
+        looked_at: Vec<PathBuf>,
+    },
+    /// `vmm` is there and can't be started.
+    #[error("{} can't be started", path.display())]
+    VmmStart {
+        /// The program.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// `vmm --probe-host` gave no report.
+    #[error("{} gave no report on this host", path.display())]
+    Probe {
+        /// The program.
+        path: PathBuf,
+        /// What's wrong with what it gave.
+        source: io::Error,
+    },
+    /// `--timeline` names a file that can't be written.
+    #[error("--timeline {}: the file can't be written", path.display())]
+    Timeline {
+        /// The file.
+        path: PathBuf,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// Waiting for the VM, or handling the terminal, failed.
+    #[error("{what}")]
+    System {
+        /// What couldn't be done.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// The result can't be printed.
+    #[error("standard output can't be written")]
+    Output(#[source] io::Error),
+    /// The VMM couldn't start the VM or go on with it.
+    #[error("{}", failure_message(place.as_deref(), failure))]
+    Vm {
+        /// The flag and its value that the failure is about.
+        place: Option<String>,
+        /// What the VMM said.
+        failure: Box<Failure>,
+    },
+    /// The VM came to an end that's no success.
+    #[error("{}", stop_message(*.0))]
+    Stopped(StopReason),
+    /// The VMM ended without a word.
+    #[error("the vmm process ended unexpectedly: {0}")]
+    VmmDied(ExitStatus),
+}
+
+impl CliError {
+    fn exit_code(&self) -> u8 {
+        match self {
+            Self::Config { .. } => exit::USAGE,
+            Self::Vm { failure, .. } => match failure.kind {
+                ErrorKind::ConfigSyntax
+                | ErrorKind::ConfigInvalid
+                | ErrorKind::ConfigUnsupported => exit::USAGE,
+                _ => exit::FAILURE,
+            },
+            Self::Stopped(reason) => reason.exit_code(),
+            _ => exit::FAILURE,
+        }
+    }
+
+    /// The messages behind this one, outermost first.
+    fn causes(&self) -> Vec<String> {
+        let source = match self {
+            Self::Vm { failure, .. } => return failure.causes.clone(),
+            Self::Config { error, .. } => std::error::Error::source(error.as_ref()),
+            _ => std::error::Error::source(self),
+        };
+        std::iter::successors(source, |error| error.source()).map(ToString::to_string).collect()
+    }
+
+    fn hint(&self) -> Option<&'static str> {
+        match self {
+            Self::Config { error, .. } => config_hint(error),
+            Self::VmmNotFound { .. } => Some(
+                "vmm is built and installed beside vmctl (cargo build -p vmm); VMCTL_VMM names \
+                 another one",
+            ),
+            Self::Vm { failure, .. } => kind_hint(failure.kind),
+            Self::Stopped(StopReason::GuestPanic) => {
+                Some("the guest's console says what happened, if its command line has console=")
+            }
+            Self::Stopped(StopReason::Deadline) => Some(
+                "the guest may have no power button driver (CONFIG_ACPI_BUTTON) or nothing that \
+                 listens to it; --shutdown-timeout gives it longer",
+            ),
+            Self::VmmDied(_) => Some("vmctl -vv boot shows what vmm did before"),
+            _ => None,
+        }
+    }
+}
+
+/// Prints an error with its causes and a hint, and returns its exit code.
+pub(crate) fn report(error: &CliError) -> ExitCode {
+    let mut text = format!("error: {error}\n");
+    for cause in error.causes() {
+        // Writing to a string can't fail.
+        let _ = writeln!(text, "caused by: {cause}");
+    }
+    if let Some(hint) = error.hint() {
+        let _ = writeln!(text, "hint: {hint}");
+    }
+    // There's nobody left to tell when even this fails.
+    let _ = io::stderr().write_all(text.as_bytes());
+    ExitCode::from(error.exit_code())
+}
+
+/// Prints what clap has to say (an error in the flags, help, the version), and returns its exit
+/// code.
+pub(crate) fn report_usage(error: &clap::Error) -> ExitCode {
+    let _ = error.print();
+    if error.use_stderr() { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS }
+}
+
+/// Tells the user something while a VM runs. A raw terminal still turns `\n` into a new line.
+pub(crate) fn notice(text: &str) {
+    let _ = io::stderr().write_all(format!("{text}\n").as_bytes());
+}
+
+fn failure_message(place: Option<&str>, failure: &Failure) -> String {
+    match place {
+        Some(place) => format!("{place}: {}", failure.message),
+        None => failure.message.clone(),
+    }
+}
+
+fn stop_message(reason: StopReason) -> &'static str {
+    match reason {
+        StopReason::PowerOff => "the guest powered off",
+        StopReason::Reset => "the guest reset the machine",
+        StopReason::GuestPanic => "the guest's kernel panicked (exit code 3)",
+        StopReason::TripleFault => "the guest's CPU took a triple fault (exit code 3)",
+        StopReason::Killed => "the VM was ended before the guest had powered off",
+        StopReason::Deadline => "the guest didn't power off in time, and the VM was ended",
+    }
+}
+
+fn config_hint(error: &ConfigError) -> Option<&'static str> {
+    let field = error.field()?;
+    match (field.to_string().as_str(), error) {
+        ("boot-source.kernel_image_path", ConfigError::Missing { .. }) => {
+            Some("give --kernel PATH, a bzImage (such as Debian's /boot/vmlinuz-*) or a vmlinux")
+        }
+        ("vsock.guest_cid", _) => Some("0, 1 and 2 are the host's; 3 is the usual first guest"),
+        _ => None,
+    }
+}
+
+/// What to do about a failure of the VMM.
+fn kind_hint(kind: ErrorKind) -> Option<&'static str> {
+    Some(match kind {
+        ErrorKind::KernelUnsupported => {
+            "a kernel is a bzImage or an uncompressed vmlinux (ELF) of this machine's 64-bit \
+             architecture"
+        }
+        ErrorKind::KernelTooLarge | ErrorKind::InitrdTooLarge => "give the VM more with --memory",
+        ErrorKind::DiskInUse => {
+            "another VM has the image open; several can share one that all attach with ,ro"
+        }
+        ErrorKind::DiskDenied | ErrorKind::DiskReadOnly => {
+            "attach it with ,ro if the guest needn't write"
+        }
+        ErrorKind::DiskSize => "truncate --size=%512 IMAGE rounds an image up to whole sectors",
+        ErrorKind::DiskUnsupported => {
+            "give the image's format with ,format=raw or ,format=qcow2; it's never guessed"
+        }
+        ErrorKind::TapMissing => {
+            "ip tuntap add NAME mode tap user $USER vnet_hdr && ip link set NAME up"
+        }
+        ErrorKind::TapBusy => "each VM needs a TAP of its own",
+        ErrorKind::TapDenied => {
+            "make the TAP yours (ip tuntap add NAME mode tap user $USER vnet_hdr), and see that \
+             you may open /dev/net/tun"
+        }
+        ErrorKind::TapUnsupported => {
+            "several queues need a TAP made for them: ip tuntap add NAME mode tap multi_queue \
+             vnet_hdr"
+        }
+        ErrorKind::KvmMissing => {
+            "load the module (modprobe kvm_intel or kvm_amd); in a cloud VM, choose a type with \
+             nested virtualization; vmctl doctor shows more"
+        }
+        ErrorKind::KvmDenied => {
+            "join the group that owns it: sudo usermod -aG kvm $USER, then log in again"
+        }
+        ErrorKind::KvmUnable => {
+            "vmctl doctor shows what this host lacks; cargo xtask lab -- vmctl boot ... boots in \
+             an emulated machine that has it"
+        }
+        ErrorKind::MemoryUnavailable => "give the VM less with --memory",
+        ErrorKind::HugePagesUnavailable => {
+            "reserve 2 MiB pages first (sysctl vm.nr_hugepages=N), or leave out --hugepages"
+        }
+        ErrorKind::SocketInUse => "another VM listens there; give each a socket of its own",
+        ErrorKind::IoUringUnavailable => "use engine=sync; vmctl doctor says why",
+        _ => return None,
+    })
+}
+
+fn list(paths: &[PathBuf]) -> String {
+    let paths: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
+    paths.join(", ")
+}

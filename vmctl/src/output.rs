@@ -1,0 +1,22 @@
+//! Writing results to standard output.
+
+use std::io::{self, Write};
+
+use crate::errors::CliError;
+
+/// Prints a result. A reader that has seen enough (`vmctl … | head`) is no failure.
+pub(crate) fn print(text: &str) -> Result<(), CliError> {
+    let mut stdout = io::stdout().lock();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CliError::Output(error)),
+        _ => Ok(()),
+    }
+}
+
+/// Prints a value as indented JSON.
+pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<(), CliError> {
+    let mut text = serde_json::to_string_pretty(value)
+        .map_err(|error| CliError::Output(io::Error::from(error)))?;
+    text.push('\n');
+    print(&text)
+}
