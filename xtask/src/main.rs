@@ -58,7 +58,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::Demo(args) => return demo::run(&args),
         Task::DemoBoot(args) => demo::run_boot(&args)?,
         Task::Setup(args) => packages::run(&args)?,
-        Task::Lab(args) => return lab::run(args),
+        Task::Lab(args) => return Ok(lab::run(args)),
         Task::Kernel(args) => {
             packages::install(&[Purpose::Kernel], Consent::Ask)?;
             kernel::run(&args)?;

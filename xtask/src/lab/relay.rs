@@ -7,7 +7,7 @@ use std::sync::mpsc::Sender;
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
-use super::Event;
+use super::supervise::Event;
 
 /// Ctrl-], pressed three times within [`ESCAPE_LIMIT`], ends an interactive lab.
 const ESCAPE_KEY: u8 = 0x1d;
