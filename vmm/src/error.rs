@@ -8,12 +8,17 @@ use api::event::{ErrorKind, Failure};
 use arch::{BootError, Image, LayoutError};
 use devices::BusError;
 
+use crate::host_probe::HostError;
+
 /// Why a machine can't be built or run.
 #[derive(Debug, thiserror::Error)]
 pub enum VmmError {
     /// The configuration is wrong by itself.
     #[error("the configuration is wrong")]
     Config(#[from] ConfigError),
+    /// This host can't run Linux guests.
+    #[error(transparent)]
+    Host(#[from] HostError),
     /// A system call that has nothing to do with the configuration failed.
     #[error("can't {what}")]
     Os {
@@ -85,6 +90,12 @@ pub enum VmmError {
         /// How many there may be.
         max: usize,
     },
+    /// A vCPU can't go on.
+    #[error("the virtual machine can't go on: {reason}")]
+    VcpuFailed {
+        /// What it met.
+        reason: String,
+    },
     /// Two devices claim the same address: a mistake in the layout.
     #[error("two devices claim the same address")]
     Bus(#[from] BusError),
@@ -118,6 +129,7 @@ impl VmmError {
     fn kind(&self) -> ErrorKind {
         match self {
             Self::Config(error) => error.kind(),
+            Self::Host(error) => error.kind(),
             Self::Memory { .. } => ErrorKind::MemoryUnavailable,
             Self::Layout(_) => ErrorKind::ConfigInvalid,
             Self::OpenImage { image, source, .. } => open_kind(*image, source.kind()),
@@ -125,6 +137,7 @@ impl VmmError {
             Self::Device { kind, .. } => *kind,
             Self::TooManyDevices { .. } => ErrorKind::TooManyDevices,
             Self::Kvm { .. } | Self::RefusedMsr { .. } => ErrorKind::KvmUnable,
+            Self::VcpuFailed { .. } => ErrorKind::VcpuFailed,
             Self::Os { .. } | Self::Bus(_) => ErrorKind::Internal,
         }
     }

@@ -130,9 +130,10 @@ fn irqchip_entry(gsi: u32, irqchip: u32, pin: u32) -> kvm_irq_routing_entry {
 }
 
 fn msi_entry(gsi: u32, message: MsiMessage) -> kvm_irq_routing_entry {
+    let [a, b, c, d, e, f, g, h] = message.address.to_le_bytes();
     let msi = kvm_irq_routing_msi {
-        address_lo: message.address as u32,
-        address_hi: (message.address >> 32) as u32,
+        address_lo: u32::from_le_bytes([a, b, c, d]),
+        address_hi: u32::from_le_bytes([e, f, g, h]),
         data: message.data,
         ..Default::default()
     };

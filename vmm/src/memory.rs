@@ -3,7 +3,7 @@
 use kvm_ioctls::VmFd;
 use sys::memory::GuestRam;
 use vm_memory::mmap::MmapRegionBuilder;
-use vm_memory::{GuestAddress, GuestMemory, GuestMemoryRegion, GuestRegionMmap};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
 
 use crate::error::VmmError;
 use crate::memory_slots;

@@ -9,7 +9,7 @@ use vm_memory::{GuestMemoryRegion, GuestRegionMmap};
 ///
 /// # Errors
 /// KVM's error number: the slot overlaps another, or there are no more slots.
-pub fn set(vm: &VmFd, slot: u32, region: &GuestRegionMmap) -> Result<(), kvm_ioctls::Error> {
+pub(crate) fn set(vm: &VmFd, slot: u32, region: &GuestRegionMmap) -> Result<(), kvm_ioctls::Error> {
     let description = kvm_userspace_memory_region {
         slot,
         flags: 0,

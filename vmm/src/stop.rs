@@ -25,6 +25,22 @@ pub enum StopReason {
     Fault(String),
 }
 
+impl StopReason {
+    /// Returns how the parent process is told; `None` for a fault, which is a failure.
+    pub fn to_event(&self) -> Option<api::event::StopReason> {
+        use api::event::StopReason as Event;
+        Some(match self {
+            Self::PowerOff => Event::PowerOff,
+            Self::Reset => Event::Reset,
+            Self::GuestPanic => Event::GuestPanic,
+            Self::TripleFault => Event::TripleFault,
+            Self::Killed => Event::Killed,
+            Self::Deadline => Event::Deadline,
+            Self::Fault(_) => return None,
+        })
+    }
+}
+
 /// Carries the first [`StopReason`] from any thread to the one that waits for it.
 #[derive(Debug)]
 pub struct StopSignal {

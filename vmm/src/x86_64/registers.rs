@@ -31,8 +31,7 @@ pub(super) fn set_common(vcpu: &VcpuFd) -> Result<(), VmmError> {
 /// # Errors
 /// [`VmmError::Kvm`] when KVM refuses the state.
 pub(super) fn set_boot_state(vcpu: &VcpuFd, state: &BootState) -> Result<(), VmmError> {
-    let mut special =
-        vcpu.get_sregs().map_err(|source| VmmError::kvm("KVM_GET_SREGS", source))?;
+    let mut special = vcpu.get_sregs().map_err(|source| VmmError::kvm("KVM_GET_SREGS", source))?;
     let data = segment(&state.data);
     special.cs = segment(&state.cs);
     special.ds = data;
@@ -41,8 +40,7 @@ pub(super) fn set_boot_state(vcpu: &VcpuFd, state: &BootState) -> Result<(), Vmm
     special.gs = data;
     special.ss = data;
     special.tr = segment(&state.tr);
-    special.gdt =
-        kvm_dtable { base: state.gdt_base, limit: state.gdt_limit, ..Default::default() };
+    special.gdt = kvm_dtable { base: state.gdt_base, limit: state.gdt_limit, ..Default::default() };
     special.idt = kvm_dtable::default();
     special.cr0 = state.cr0;
     special.cr3 = state.cr3;

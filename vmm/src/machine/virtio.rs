@@ -1,0 +1,109 @@
+//! Makes the virtio devices that a configuration asks for, in the guest's order.
+
+use std::sync::Arc;
+
+use api::config::{BalloonConfig, Field, NetConfig, RateLimiter, Section, TokenBucket, VmConfig};
+use api::event::ErrorKind;
+use devices::rate_limiter::{RateLimiterConfig, TokenBucketConfig};
+use devices::virtio::VirtioDevice;
+use devices::virtio::balloon::{Balloon, BalloonPort};
+use devices::virtio::net::{FrameBackend, Net, NetConfig as NetSettings, NetError};
+use devices::virtio::rng::Rng;
+use sys::tap::{Tap, TapError};
+
+use super::attach::Attacher;
+use crate::error::VmmError;
+
+/// The size of each queue of a network card.
+const NET_QUEUE_SIZE: u16 = 256;
+
+/// Pages of 4 KiB in a MiB.
+const PAGES_PER_MIB: u64 = 256;
+
+/// Makes and attaches all devices: drives first, so that the root disk is `/dev/vda`.
+///
+/// # Errors
+/// [`VmmError::Device`] with the part of the configuration, and what attaching refuses.
+pub(super) fn attach_all(config: &VmConfig, attacher: &mut Attacher) -> Result<(), VmmError> {
+    for (index, net) in config.nets.iter().enumerate() {
+        attacher.attach(Box::new(make_net(net, index)?))?;
+    }
+    if config.entropy.is_some() {
+        attacher.attach(Box::new(Rng::new()))?;
+    }
+    if let Some(balloon) = &config.balloon {
+        attacher.attach(make_balloon(balloon)?)?;
+    }
+    Ok(())
+}
+
+fn make_net(net: &NetConfig, index: usize) -> Result<Net, VmmError> {
+    let error =
+        |key: &str, kind, source: Box<dyn std::error::Error + Send + Sync>| VmmError::Device {
+            what: format!("network interface {:?}", net.id),
+            field: Field::net(index, key),
+            kind,
+            source,
+        };
+    let taps = Tap::open(&net.tap, net.num_queue_pairs)
+        .map_err(|source| error("host_dev_name", tap_kind(&source), Box::new(source)))?;
+    let backends = taps.into_iter().map(|tap| Box::new(tap) as Box<dyn FrameBackend>).collect();
+    let settings = NetSettings {
+        mac: match net.mac {
+            Some(mac) => mac.octets(),
+            None => random_mac()?,
+        },
+        queue_pairs: net.num_queue_pairs,
+        queue_size: NET_QUEUE_SIZE,
+        mtu: None,
+        rx_limit: rate_limit(&net.rx_rate_limiter),
+        tx_limit: rate_limit(&net.tx_rate_limiter),
+    };
+    Net::new(settings, backends)
+        .map_err(|source: NetError| error("num_queue_pairs", ErrorKind::Internal, Box::new(source)))
+}
+
+fn tap_kind(error: &TapError) -> ErrorKind {
+    match error {
+        TapError::Absent { .. } => ErrorKind::TapMissing,
+        TapError::Busy { .. } => ErrorKind::TapBusy,
+        TapError::NotPermitted { .. } | TapError::NoTun { .. } => ErrorKind::TapDenied,
+        TapError::NotTap { .. } | TapError::SingleQueue { .. } => ErrorKind::TapUnsupported,
+        TapError::InvalidName { .. } | TapError::InvalidQueues { .. } => ErrorKind::ConfigInvalid,
+        TapError::Request { .. } => ErrorKind::Internal,
+    }
+}
+
+/// Makes up a unicast, locally administered Ethernet address.
+fn random_mac() -> Result<[u8; 6], VmmError> {
+    let mut mac = [0; 6];
+    rustix::rand::getrandom(&mut mac, rustix::rand::GetRandomFlags::empty())
+        .map_err(|error| VmmError::os("get random bytes", error.into()))?;
+    mac[0] = mac[0] & !0x01 | 0x02;
+    Ok(mac)
+}
+
+fn make_balloon(config: &BalloonConfig) -> Result<Box<dyn VirtioDevice>, VmmError> {
+    let port = BalloonPort::new().map_err(|source| VmmError::os("make the balloon", source))?;
+    let pages =
+        u32::try_from(config.amount_mib.saturating_mul(PAGES_PER_MIB)).map_err(|source| {
+            VmmError::Device {
+                what: "the balloon".to_owned(),
+                field: Field::new(Section::Balloon, "amount_mib"),
+                kind: ErrorKind::ConfigInvalid,
+                source: Box::new(source),
+            }
+        })?;
+    port.set_target_pages(pages);
+    Ok(Box::new(Balloon::new(Arc::new(port))))
+}
+
+/// Translates limits into the devices' own type.
+fn rate_limit(limiter: &RateLimiter) -> RateLimiterConfig {
+    let bucket = |bucket: TokenBucket| TokenBucketConfig {
+        size: bucket.size,
+        one_time_burst: bucket.one_time_burst.unwrap_or_default(),
+        refill_time_ms: bucket.refill_time,
+    };
+    RateLimiterConfig { bandwidth: limiter.bandwidth.map(bucket), ops: limiter.ops.map(bucket) }
+}
