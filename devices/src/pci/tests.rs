@@ -109,6 +109,20 @@ fn ports_reach_bytes_and_words_of_the_addressed_double_word() {
 }
 
 #[test]
+fn data_port_ends_with_its_double_word_whatever_the_bus_passes_on() {
+    let (bus, scratch) = bus_with_scratch_in(1);
+    let ports = ConfigPorts::new(bus);
+    ports.write(0, &0x8000_0840u32.to_le_bytes());
+    for (offset, width) in [(6, 4), (4, 8), (7, 2), (8, 1), (u64::MAX, 1)] {
+        let mut data = vec![0xff; width];
+        ports.read(offset, &mut data);
+        assert_eq!(data, vec![0xff; width]);
+        ports.write(offset, &data);
+    }
+    assert!(scratch.0.lock().unwrap().is_empty());
+}
+
+#[test]
 fn ports_reach_nothing_while_disabled_elsewhere_or_across_their_end() {
     let (bus, scratch) = bus_with_scratch_in(1);
     let ports = ports_on_a_bus(bus);

@@ -7,12 +7,15 @@ use virtio_queue::QueueT;
 use super::super::core::status::{
     ACKNOWLEDGE, DEVICE_NEEDS_RESET, DRIVER, DRIVER_OK, FAILED, FEATURES_OK,
 };
-use super::super::{Ring, VirtioMmio};
+use super::super::{Ring, TransportOps, VirtioMmio, VirtioTransportCore};
+use super::device::Probe;
 use super::driver::{
     Counter, Driver, VERSION_1, bring_up, negotiate, set_driver_ok, set_up_queue, start, take_kicks,
 };
 use super::on_both_transports;
-use crate::virtio::device::{ActivateError, Activation, DeviceType, VirtioDevice};
+use crate::virtio::device::{
+    ActivateError, Activation, DeviceType, TransportInterrupt, VirtioDevice,
+};
 use crate::virtio::testing::{RAM_SIZE, TestQueue, guest_ram};
 
 on_both_transports!(
@@ -302,6 +305,32 @@ fn configuration_accesses_at_any_offset_are_bounds_checked<D: Driver>() {
         }
     }
     driver.poke_unbounded(u64::MAX / 2, &mut [0xff; 8]);
+}
+
+struct NoInterrupts;
+
+impl TransportInterrupt for NoInterrupts {
+    fn signal_queue(&self, _index: u16) {}
+    fn signal_config(&self) {}
+}
+
+impl TransportOps for NoInterrupts {
+    fn reset(&self) {}
+}
+
+#[test]
+fn configuration_accesses_that_wrap_never_reach_the_device() {
+    let probe = Probe::default();
+    let mut core =
+        VirtioTransportCore::new(probe.device(), guest_ram(), Arc::new(NoInterrupts)).unwrap();
+    core.write_status(u32::from(ACKNOWLEDGE | DRIVER));
+    for back in 0..8 {
+        let mut data = [0xff; 8];
+        core.read_config(u64::MAX - back, &mut data[back as usize..]);
+        assert_eq!(data[back as usize..], vec![0; 8 - back as usize]);
+        core.write_config(u64::MAX - back, &[0; 8]);
+    }
+    assert!(probe.record().config_writes.is_empty());
 }
 
 /// A device whose only property is its queues.
