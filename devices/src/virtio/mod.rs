@@ -1,7 +1,9 @@
 //! Virtio 1.3 devices, their queues, and the transports that carry them.
 
 pub mod balloon;
+pub mod block;
 pub mod console;
+mod counter;
 pub mod device;
 pub mod net;
 pub mod queue;
@@ -12,6 +14,7 @@ pub mod testing;
 pub mod transport;
 pub mod worker;
 
+pub use counter::Counter;
 pub use device::{
     ActivateError, Activation, DeviceType, Notifier, TransportInterrupt, VirtioDevice,
 };
