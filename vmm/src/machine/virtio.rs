@@ -2,17 +2,25 @@
 
 use std::sync::Arc;
 
-use api::config::{BalloonConfig, Field, NetConfig, RateLimiter, Section, TokenBucket, VmConfig};
+use api::config::{
+    BalloonConfig, CacheType, DiskFormat, DriveConfig, Field, IoEngine, NetConfig, RateLimiter,
+    Section, TokenBucket, VmConfig,
+};
 use api::event::ErrorKind;
+use devices::disk::{Cache, Disk, DiskErrorKind, DiskOptions, Engine, Format};
 use devices::rate_limiter::{RateLimiterConfig, TokenBucketConfig};
 use devices::virtio::VirtioDevice;
 use devices::virtio::balloon::{Balloon, BalloonPort};
+use devices::virtio::block::{Block, BlockConfig, BlockError};
 use devices::virtio::net::{FrameBackend, Net, NetConfig as NetSettings, NetError};
 use devices::virtio::rng::Rng;
 use sys::tap::{Tap, TapError};
 
 use super::attach::Attacher;
 use crate::error::VmmError;
+
+/// The size of each queue of a block device.
+const BLOCK_QUEUE_SIZE: u16 = 256;
 
 /// The size of each queue of a network card.
 const NET_QUEUE_SIZE: u16 = 256;
@@ -25,6 +33,9 @@ const PAGES_PER_MIB: u64 = 256;
 /// # Errors
 /// [`VmmError::Device`] with the part of the configuration, and what attaching refuses.
 pub(super) fn attach_all(config: &VmConfig, attacher: &mut Attacher) -> Result<(), VmmError> {
+    for (index, drive) in config.drives.iter().enumerate() {
+        attacher.attach(Box::new(make_block(drive, index)?))?;
+    }
     for (index, net) in config.nets.iter().enumerate() {
         attacher.attach(Box::new(make_net(net, index)?))?;
     }
@@ -35,6 +46,61 @@ pub(super) fn attach_all(config: &VmConfig, attacher: &mut Attacher) -> Result<(
         attacher.attach(make_balloon(balloon)?)?;
     }
     Ok(())
+}
+
+fn make_block(drive: &DriveConfig, index: usize) -> Result<Block, VmmError> {
+    let error =
+        |key: &str, kind, source: Box<dyn std::error::Error + Send + Sync>| VmmError::Device {
+            what: format!("drive {:?}", drive.id),
+            field: Field::drive(index, key),
+            kind,
+            source,
+        };
+    let options = DiskOptions {
+        path: drive.path.clone(),
+        format: Some(match drive.format {
+            DiskFormat::Raw => Format::Raw,
+            DiskFormat::Qcow2 => Format::Qcow2,
+        }),
+        read_only: drive.read_only,
+        cache: match drive.cache {
+            CacheType::Unsafe => Cache::Unsafe,
+            CacheType::Writeback => Cache::WriteBack,
+            CacheType::Direct => Cache::Direct,
+        },
+        engine: drive.io_engine.map(|engine| match engine {
+            IoEngine::Sync => Engine::Sync,
+            IoEngine::Async => Engine::IoUring,
+        }),
+    };
+    let disk = Disk::open(&options).map_err(|source| {
+        let (key, kind) = disk_kind(source.kind());
+        error(key, kind, Box::new(source))
+    })?;
+    let settings = BlockConfig {
+        serial: drive.serial.clone(),
+        num_queues: drive.num_queues,
+        queue_size: BLOCK_QUEUE_SIZE,
+        rate_limit: rate_limit(&drive.rate_limiter),
+    };
+    Block::new(&settings, disk)
+        .map_err(|source: BlockError| error("num_queues", ErrorKind::Internal, Box::new(source)))
+}
+
+/// Returns which of a drive's keys an error is about, and its sort.
+fn disk_kind(kind: DiskErrorKind) -> (&'static str, ErrorKind) {
+    let path = "path_on_host";
+    match kind {
+        DiskErrorKind::NotFound => (path, ErrorKind::DiskMissing),
+        DiskErrorKind::ReadOnly => (path, ErrorKind::DiskReadOnly),
+        DiskErrorKind::Open => (path, ErrorKind::DiskDenied),
+        DiskErrorKind::InUse => (path, ErrorKind::DiskInUse),
+        DiskErrorKind::Empty | DiskErrorKind::Length => (path, ErrorKind::DiskSize),
+        DiskErrorKind::NotAnImage | DiskErrorKind::OtherFile => (path, ErrorKind::DiskUnsupported),
+        DiskErrorKind::Format => ("format", ErrorKind::DiskUnsupported),
+        DiskErrorKind::Engine => ("io_engine", ErrorKind::IoUringUnavailable),
+        DiskErrorKind::Direct => ("cache_type", ErrorKind::DiskUnsupported),
+    }
 }
 
 fn make_net(net: &NetConfig, index: usize) -> Result<Net, VmmError> {
