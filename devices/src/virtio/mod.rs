@@ -12,6 +12,7 @@ mod serve;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod testing;
 pub mod transport;
+pub mod vsock;
 pub mod worker;
 
 pub use counter::Counter;

@@ -1,6 +1,6 @@
 //! What happened to frames, counted.
 
-use std::sync::atomic::{AtomicU64, Ordering};
+use crate::virtio::Counter;
 
 /// Counters of one network card since its creation, over all queues and resets.
 #[derive(Debug, Default)]
@@ -23,19 +23,4 @@ pub struct NetMetrics {
     pub tx_malformed: Counter,
     /// How often receiving or sending waited for a rate limit.
     pub rate_limited: Counter,
-}
-
-/// A number that only goes up.
-#[derive(Debug, Default)]
-pub struct Counter(AtomicU64);
-
-impl Counter {
-    /// Returns the number so far.
-    pub fn get(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
-
-    pub(super) fn add(&self, amount: usize) {
-        self.0.fetch_add(u64::try_from(amount).unwrap_or(u64::MAX), Ordering::Relaxed);
-    }
 }

@@ -32,7 +32,7 @@ use zerocopy::little_endian::U16;
 use zerocopy::{Immutable, IntoBytes};
 
 pub use backend::FrameBackend;
-pub use metrics::{Counter, NetMetrics};
+pub use metrics::NetMetrics;
 
 use self::control::Control;
 use self::features::Features;
