@@ -1,6 +1,7 @@
 //! A cache of directories, each built once, whole or not at all.
 
 use std::fs::{self, File};
+use std::io;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
@@ -18,7 +19,10 @@ use crate::dirs;
 ///
 /// Fails with `build`'s error, or when the cache can't be written.
 pub(crate) fn entry(name: &str, build: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
-    let path = dirs::cache()?.join(name);
+    entry_at(dirs::cache()?.join(name), build)
+}
+
+fn entry_at(path: PathBuf, build: impl FnOnce(&Path) -> Result<()>) -> Result<PathBuf> {
     if path.is_dir() {
         return Ok(path);
     }
@@ -30,17 +34,32 @@ pub(crate) fn entry(name: &str, build: impl FnOnce(&Path) -> Result<()>) -> Resu
         .with_context(|| format!("cannot create {}", lock_path.display()))?;
     lock.lock().with_context(|| format!("cannot lock {}", lock_path.display()))?;
     if !path.is_dir() {
-        let staging = tempfile::Builder::new()
-            .prefix(".building-")
-            .tempdir_in(parent)
-            .with_context(|| format!("cannot create a directory in {}", parent.display()))?;
-        build(staging.path())?;
-        fs::rename(staging.path(), &path)
-            .with_context(|| format!("cannot create {}", path.display()))?;
-        // The directory has moved: there is nothing left for the guard to delete.
-        let _ = staging.keep();
+        let staging = path.with_file_name(format!(".building-{}", file_name(&path)?));
+        // Only who has the lock writes there: what is there was left by a process that was killed.
+        discard(&staging)?;
+        fs::create_dir(&staging).with_context(|| format!("cannot create {}", staging.display()))?;
+        let renamed = build(&staging).and_then(|()| {
+            fs::rename(&staging, &path).with_context(|| format!("cannot create {}", path.display()))
+        });
+        if renamed.is_err() {
+            discard(&staging)?;
+        }
+        renamed?;
     }
     Ok(path)
+}
+
+fn file_name(path: &Path) -> Result<&str> {
+    path.file_name().and_then(|name| name.to_str()).context("a cache entry has a name")
+}
+
+fn discard(dir: &Path) -> Result<()> {
+    match fs::remove_dir_all(dir) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            Err(error).with_context(|| format!("cannot delete {}", dir.display()))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Collects the inputs of a cached artifact into the key that names it.
@@ -66,6 +85,25 @@ impl Key {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn entry_is_built_once_and_a_failed_or_killed_build_leaves_nothing() {
+        let cache = tempfile::tempdir().unwrap();
+        let path = cache.path().join("kind/name");
+        let left = path.with_file_name(".building-name");
+        fs::create_dir_all(left.join("of a killed build")).unwrap();
+
+        let failed = entry_at(path.clone(), |dir| {
+            fs::write(dir.join("half"), "")?;
+            anyhow::bail!("no")
+        });
+        assert!(failed.is_err() && !path.exists() && !left.exists());
+
+        let write = |dir: &Path| fs::write(dir.join("file"), "").map_err(Into::into);
+        assert_eq!(entry_at(path.clone(), write).unwrap(), path);
+        assert!(path.join("file").exists() && !left.exists());
+        entry_at(path, |_| panic!("it is there")).unwrap();
+    }
 
     #[test]
     fn keys_tell_apart_inputs_that_concatenate_to_the_same_bytes() {

@@ -178,7 +178,7 @@ fn kernel_command_line(spec: &Spec, terminal: bool, files: &Files<'_>) -> Result
     // nothing to protect in here, so the CPU's weaknesses aren't worked around.
     let modules = files.kernel.modules();
     Ok(format!(
-        "console=ttyS0 quiet panic=-1 mitigations=off nokaslr random.trust_cpu=on \
+        "console=ttyS0 quiet panic=-1 mitigations=off nokaslr random.trust_cpu=on tsc=reliable \
          LAB_DIR={} LAB_MODULES={} LAB_RESULTS={} LAB_CONSOLE={}",
         plain(files.run_dir)?,
         plain(&modules)?,
