@@ -1,5 +1,8 @@
 //! What the two boot protocols have the kernel read: `boot_params` and `hvm_start_info`.
 
+#[cfg(test)]
+mod tests;
+
 use arch::{BootError, BootInfo};
 use vm_memory::GuestAddress;
 
@@ -54,19 +57,17 @@ pub(crate) fn linux(
         // A vmlinux has no setup header; Linux looks for these two in any that it gets.
         put(0x1fe, &0xaa55_u16.to_le_bytes());
         put(0x202, b"HdrS");
+        put(0x238, &low_u32(boot.kernel.cmdline_max_bytes as u64));
     } else {
-        // It can't reach the map: the header's length is one byte.
         put(0x1f1, &boot.kernel.boot_header);
     }
     put(0x070, &rsdp.0.to_le_bytes());
     put(0x210, &[UNREGISTERED_LOADER]);
-    if let Some(initrd) = boot.initrd {
-        // Both fit: an initrd lies below 4 GiB, in the lowest RAM.
-        put(0x218, &low_u32(initrd.start().0));
-        put(0x21c, &low_u32(initrd.size()));
-    }
+    // Both fit: an initrd lies below 4 GiB, in the lowest RAM.
+    let (initrd_start, initrd_bytes) = initrd_bounds(boot);
+    put(0x218, &low_u32(initrd_start));
+    put(0x21c, &low_u32(initrd_bytes));
     put(0x228, &low_u32(layout::CMDLINE.start().0));
-    put(0x238, &low_u32(boot.cmdline.len() as u64));
     put(0x1e8, &[u8::try_from(map.len()).unwrap_or_default()]);
     for (index, entry) in map.iter().enumerate() {
         let at = 0x2d0 + index * 20;
@@ -75,18 +76,24 @@ pub(crate) fn linux(
         put(at + 16, &(entry.kind as u32).to_le_bytes());
     }
     let mut writes = Vec::new();
-    if !boot.rng_seed.is_empty() {
-        let seed = rng_seed(boot.rng_seed)?;
-        put(0x250, &seed.address.0.to_le_bytes());
-        writes.push(seed);
-    }
+    writes.extend(rng_seed(boot.rng_seed)?);
+    let setup_data = writes.first().map_or(0, |seed: &Write| seed.address.0);
+    put(0x250, &setup_data.to_le_bytes());
     let address = layout::BOOT_PARAMS.start();
     writes.push(Write { what: "boot_params", address, bytes: page });
     Ok(writes)
 }
 
-/// Builds a `setup_data` node without a successor.
-fn rng_seed(seed: &[u8]) -> Result<Write, BootError> {
+/// Returns the start and the size of the initrd, both 0 where there is none.
+fn initrd_bounds(boot: &BootInfo<'_>) -> (u64, u64) {
+    boot.initrd.map_or((0, 0), |range| (range.start().0, range.size()))
+}
+
+/// Builds a `setup_data` node without a successor; none for an empty seed.
+fn rng_seed(seed: &[u8]) -> Result<Option<Write>, BootError> {
+    if seed.is_empty() {
+        return Ok(None);
+    }
     let place = layout::SETUP_DATA;
     let max_bytes = usize::try_from(place.size()).unwrap_or(usize::MAX);
     let needed_bytes = seed.len() + 16;
@@ -97,13 +104,20 @@ fn rng_seed(seed: &[u8]) -> Result<Write, BootError> {
     bytes.extend(SETUP_RNG_SEED.to_le_bytes());
     bytes.extend(low_u32(seed.len() as u64));
     bytes.extend(seed);
-    Ok(Write { what: "setup data", address: place.start(), bytes })
+    Ok(Some(Write { what: "setup data", address: place.start(), bytes }))
 }
 
 /// Builds PVH's `hvm_start_info` of version 1, its module list (the initrd) and its memory map.
 ///
 /// PVH has no place for random bytes: such a kernel seeds itself from RDRAND or a virtio device.
-pub(crate) fn pvh(boot: &BootInfo<'_>, map: &[E820Entry], rsdp: GuestAddress) -> Vec<Write> {
+///
+/// # Errors
+/// [`BootError::TableTooLarge`] with more ranges of memory than there is room for.
+pub(crate) fn pvh(
+    boot: &BootInfo<'_>,
+    map: &[E820Entry],
+    rsdp: GuestAddress,
+) -> Result<Write, BootError> {
     let base = layout::START_INFO.start().0;
     let modules = base + START_INFO_BYTES;
     let memory_map = modules + MODULE_BYTES;
@@ -119,7 +133,7 @@ pub(crate) fn pvh(boot: &BootInfo<'_>, map: &[E820Entry], rsdp: GuestAddress) ->
     bytes.extend(low_u32(map.len() as u64));
     bytes.extend(0_u32.to_le_bytes());
 
-    let (start, size) = boot.initrd.map_or((0, 0), |range| (range.start().0, range.size()));
+    let (start, size) = initrd_bounds(boot);
     for field in [start, size, 0, 0] {
         bytes.extend(field.to_le_bytes());
     }
@@ -129,7 +143,12 @@ pub(crate) fn pvh(boot: &BootInfo<'_>, map: &[E820Entry], rsdp: GuestAddress) ->
         bytes.extend((entry.kind as u32).to_le_bytes());
         bytes.extend(0_u32.to_le_bytes());
     }
-    vec![Write { what: "hvm_start_info", address: GuestAddress(base), bytes }]
+    let max_bytes = usize::try_from(layout::START_INFO.size()).unwrap_or(usize::MAX);
+    if bytes.len() > max_bytes {
+        let needed_bytes = bytes.len();
+        return Err(BootError::TableTooLarge { table: "memory map", needed_bytes, max_bytes });
+    }
+    Ok(Write { what: "hvm_start_info", address: GuestAddress(base), bytes })
 }
 
 /// Returns the low half, for fields that hold what is below 4 GiB.

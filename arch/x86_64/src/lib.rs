@@ -9,6 +9,8 @@ pub mod layout;
 pub mod msrs;
 pub mod page_tables;
 pub mod registers;
+#[cfg(test)]
+mod tests;
 
 use std::io::{Read, Seek};
 
@@ -65,7 +67,7 @@ impl Arch for X86_64 {
                 let bytes = page_tables::identity_map(address);
                 writes.push(Write { what: "page tables", address, bytes });
             }
-            BootProtocol::Pvh => writes.extend(boot_data::pvh(boot, &map, rsdp)),
+            BootProtocol::Pvh => writes.push(boot_data::pvh(boot, &map, rsdp)?),
         }
         let address = layout::GDT.start();
         writes.push(Write { what: "GDT", address, bytes: state.gdt().to_vec() });

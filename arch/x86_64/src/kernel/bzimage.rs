@@ -19,6 +19,8 @@ const LOADED_HIGH: u64 = 1 << 0;
 const XLF_KERNEL_64: u64 = 1 << 0;
 /// Where the 64-bit entry point is in the protected-mode code.
 const ENTRY_64: u64 = 0x200;
+/// Where the last field that is used ends: the kernel gets back no less of the header than that.
+const HEADER_END_MIN: usize = 0x264;
 /// Size of a sector.
 const SECTOR: u64 = 512;
 /// Longest version string that is read.
@@ -28,7 +30,6 @@ const VERSION_MAX_BYTES: u64 = 256;
 struct Header {
     setup_sects: u64,
     syssize: u64,
-    version: u64,
     kernel_version: u64,
     loadflags: u64,
     initrd_addr_max: u64,
@@ -55,13 +56,17 @@ impl Header {
             let reason = format!("its boot protocol {major}.{minor:02} is older than 2.12");
             return Err(BootError::Unsupported { reason });
         }
-        // The second byte of the jump at 0x200 says where the header ends.
-        let end = 0x202 + usize::try_from(number::<1>(head, 0x201).ok_or_else(cut)?).unwrap_or(0);
+        // The header ends where the jump over it, at 0x200, goes. Its distance is signed, so that
+        // no header gets past 0x281; `boot_params` has room up to 0x290.
+        let distance = number::<1>(head, 0x201).ok_or_else(cut)?;
+        let end = 0x202 + usize::try_from(distance).unwrap_or_default();
+        if end < HEADER_END_MIN || distance > 0x7f {
+            return Err(malformed(format!("its setup header ends at {end:#x}")));
+        }
         let read = |field: Option<u64>| field.ok_or_else(cut);
         Ok(Self {
             setup_sects: read(number::<1>(head, HEADER))?,
             syssize: read(number::<4>(head, 0x1f4))?,
-            version,
             kernel_version: read(number::<2>(head, 0x20e))?,
             loadflags: read(number::<1>(head, 0x211))?,
             initrd_addr_max: read(number::<4>(head, 0x22c))?,
@@ -75,11 +80,16 @@ impl Header {
         })
     }
 
-    /// Returns where the protected-mode code starts in the file: after the boot sector and the
-    /// setup code, of which there are 4 sectors when the field says 0.
-    fn code_offset(&self) -> u64 {
+    /// Returns the size of the setup code in bytes: 4 sectors when the field says 0.
+    fn setup_bytes(&self) -> u64 {
         let sectors = if self.setup_sects == 0 { 4 } else { self.setup_sects };
-        (sectors + 1) * SECTOR
+        sectors * SECTOR
+    }
+
+    /// Returns where the protected-mode code starts in the file: after the boot sector and the
+    /// setup code.
+    fn code_offset(&self) -> u64 {
+        SECTOR + self.setup_bytes()
     }
 }
 
@@ -99,10 +109,14 @@ where
         return Err(not_64_bit(KernelFormat::BzImage));
     }
     let offset = header.code_offset();
-    // `syssize` counts paragraphs of 16 bytes, the last of which need not be whole.
-    let code_bytes = (header.syssize * 16).saturating_sub(15);
-    source.check("the protected-mode code", offset, code_bytes.max(ENTRY_64 + 1))?;
-    let size = source.file_bytes - offset;
+    // `syssize` counts paragraphs of 16 bytes, the last of which need not be whole. What follows
+    // the code, such as an appended signature, isn't the kernel's.
+    let code_bytes = header.syssize * 16;
+    source.check("the protected-mode code", offset, code_bytes.saturating_sub(15))?;
+    let size = code_bytes.min(source.file_bytes - offset);
+    if size <= ENTRY_64 {
+        return Err(malformed(format!("it has {size} bytes of protected-mode code")));
+    }
 
     let reserved = GuestRange::new(GuestAddress(header.pref_address), header.init_size.max(size))
         .filter(|range| range.start() >= layout::HIGH_MEMORY)
@@ -122,11 +136,15 @@ where
     })
 }
 
-/// Reads the version string, whose first word is what `uname -r` prints; a header that points
-/// nowhere has none.
+/// Reads the version string, whose first word is what `uname -r` prints; a header that doesn't
+/// point into the setup code has none.
 fn version<F: Read + Seek>(file: &mut F, header: &Header, source: &Source<'_>) -> Option<String> {
-    let offset = (header.kernel_version != 0).then_some(header.kernel_version + 0x200)?;
-    let size = VERSION_MAX_BYTES.min(source.file_bytes.checked_sub(offset)?);
+    if header.kernel_version == 0 || header.kernel_version >= header.setup_bytes() {
+        return None;
+    }
+    let offset = header.kernel_version + SECTOR;
+    let end = header.code_offset().min(source.file_bytes);
+    let size = VERSION_MAX_BYTES.min(end.checked_sub(offset)?);
     let bytes = read_at(file, offset, size).ok()?;
     let word: String = bytes
         .iter()
@@ -171,8 +189,11 @@ pub struct Payload {
 pub fn payload<F: Read + Seek>(file: &mut F) -> Result<Option<Payload>, BootError> {
     let file_bytes = arch::image_size(file, arch::Image::Kernel)?;
     let head = read_at(file, 0, super::HEAD_BYTES.min(file_bytes))?;
+    if !is_one(&head) {
+        return Ok(None);
+    }
     let Ok(header) = Header::parse(&head) else { return Ok(None) };
-    if !is_one(&head) || header.version < MIN_VERSION || header.payload_length < 8 {
+    if header.payload_offset == 0 || header.payload_length < 8 {
         return Ok(None);
     }
     let offset = header.code_offset() + header.payload_offset;

@@ -129,7 +129,7 @@ fn program_headers<F: Read + Seek>(
     if size != PROGRAM_HEADER_BYTES || count == 0 || count > PROGRAM_HEADERS_MAX {
         return Err(malformed(format!("it has {count} program headers of {size} bytes")));
     }
-    source.check("the program headers", offset, size * count)?;
+    source.check("the program header table", offset, size * count)?;
     read_at(file, offset, size * count)
 }
 
@@ -161,7 +161,7 @@ fn pvh_entry<F: Read + Seek>(
     if size > NOTES_MAX_BYTES {
         return Ok(None);
     }
-    source.check("the notes", offset, size)?;
+    source.check("the note segment", offset, size)?;
     let notes = read_at(file, offset, size)?;
     let mut rest = notes.as_slice();
     while let Some((note, next)) = split_note(rest) {
