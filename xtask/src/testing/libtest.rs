@@ -79,12 +79,13 @@ impl Sink {
     /// failure explains it, that counts as a failure named after `name`.
     pub(super) fn finish(self, name: &str, problem: String, log: &Path) -> Results {
         let mut shared = self.shared.lock().unwrap_or_else(PoisonError::into_inner);
-        let mut results = mem::take(&mut shared.parser).finish(log);
-        let missing_summary = results == Results::default() && problem.is_empty();
-        if missing_summary && !shared.parser.saw_summary {
-            results.fail(&format!("{name} (ran no test)"), log);
-        } else if !problem.is_empty() && results.failed.is_empty() {
+        let parser = mem::take(&mut shared.parser);
+        let saw_summary = parser.saw_summary;
+        let mut results = parser.finish(log);
+        if !problem.is_empty() && results.failed.is_empty() {
             results.fail(&format!("{name} ({problem})"), log);
+        } else if problem.is_empty() && !saw_summary {
+            results.fail(&format!("{name} (ran no test)"), log);
         }
         results
     }
@@ -240,6 +241,15 @@ test result: FAILED. 2 passed; 1 failed; 1 ignored; 0 measured; 0 filtered out; 
         let (sink, log) = sink(&dir, "running 2 tests\ntest a ... ok\n");
         let results = sink.finish("suite", "signal: 6".to_owned(), &log);
         assert_eq!(results.failed[0].name, "suite (signal: 6)");
+    }
+
+    #[test]
+    fn program_whose_tests_are_all_filtered_out_is_no_failure() {
+        let dir = tempfile::tempdir().unwrap();
+        let summary =
+            "test result: ok. 0 passed; 0 failed; 0 ignored; 0 measured; 9 filtered out\n";
+        let (sink, log) = sink(&dir, summary);
+        assert_eq!(sink.finish("suite", String::new(), &log), Results::default());
     }
 
     #[test]
