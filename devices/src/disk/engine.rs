@@ -91,7 +91,7 @@ pub trait IoEngine: Send {
 pub(super) enum Durability {
     /// When a flush completes.
     OnFlush,
-    /// When each write completes: the driver doesn't flush (VIRTIO 1.3 §5.2.5.2).
+    /// When each write completes: the driver doesn't flush (VIRTIO 1.3 §5.2.6.2).
     Always,
     /// Whenever the host gets to it.
     Never,

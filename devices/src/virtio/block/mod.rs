@@ -47,7 +47,7 @@ pub struct BlockConfig {
     pub num_queues: u16,
     /// The largest size of each queue: a power of two from 4 to 32768.
     pub queue_size: u16,
-    /// Limits all requests together.
+    /// Limits all requests together. Discards and write-zeroes count as operations without bytes.
     pub rate_limit: RateLimiterConfig,
 }
 
@@ -135,7 +135,8 @@ impl Block {
         let Activation { memory, features, queues, .. } = activation;
         let limits =
             Limits { len: self.disk.len_bytes(), read_only: self.disk.read_only(), features };
-        // Without flushes, the driver takes a completed write for a durable one (§5.2.5.2).
+        // Without flushes, a driver takes a completed write for a durable one
+        // (VIRTIO 1.3 §5.2.6.2).
         let write_through = features & 1 << VIRTIO_BLK_F_FLUSH == 0;
         let handler = |queue: super::DeviceQueue| {
             let engine = self

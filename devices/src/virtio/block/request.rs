@@ -101,7 +101,7 @@ impl RequestError {
 
 /// Takes the status byte, the last that the device may write, off the writable buffers.
 ///
-/// It may be a buffer of its own or the end of one with data (VIRTIO 1.3 §2.7.4.3).
+/// It may be a buffer of its own or the end of one with data (VIRTIO 1.3 §2.7.4.1).
 pub(super) fn take_status(buffers: &mut ChainBuffers) -> Option<GuestAddress> {
     let last = buffers.writable.last_mut()?;
     last.len = last.len.saturating_sub(1);

@@ -4,7 +4,7 @@ use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::mpsc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sys::memory::GuestRam;
 use tempfile::NamedTempFile;
@@ -32,6 +32,9 @@ const UNSET: u8 = 0xaa;
 
 const HEADERS: u64 = 0x10_0000;
 const DATA: u64 = 0x20_0000;
+
+/// How long something that must happen may take before a test fails.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The driver of one queue.
 struct Driver {
@@ -106,7 +109,9 @@ impl Rig {
 
     fn finish(&mut self, count: usize) -> Vec<(u32, u32)> {
         let mut used = Vec::new();
+        let start = Instant::now();
         loop {
+            assert!(start.elapsed() < PATIENCE, "only {used:?} came back, not {count}");
             self.event_loop.settle();
             used.extend(self.driver.queue.used());
             if used.len() >= count {
@@ -494,7 +499,7 @@ fn every_queue_is_served_by_its_own_worker() {
         let driver = &mut drivers[index];
         let request = driver.request(VIRTIO_BLK_T_IN, 0, &[Buffer::writable(DATA, 512)]);
         kicks[index].write(1).unwrap();
-        assert_eq!(usize::from(interrupts.recv().unwrap()), index);
+        assert_eq!(usize::from(interrupts.recv_timeout(PATIENCE).unwrap()), index);
         assert_eq!(driver.status(request), OK);
     }
     block.reset();
@@ -507,7 +512,7 @@ fn requests_made_before_activation_are_served_without_a_notification() {
     let mut driver = Driver::new(guest_ram(), QUEUE_SIZE, 0);
     let request = driver.request(VIRTIO_BLK_T_FLUSH, 0, &[]);
     let (interrupts, _) = activate(&mut block, &[&driver]);
-    interrupts.recv().unwrap();
+    interrupts.recv_timeout(PATIENCE).unwrap();
     assert_eq!(driver.status(request), OK);
 }
 
@@ -535,7 +540,7 @@ fn reset_waits_for_requests_in_flight_and_none_completes_afterwards() {
     kicks[0].write(1).unwrap();
     held.await_waiting(1);
     held.release(1);
-    interrupts.recv().unwrap();
+    interrupts.recv_timeout(PATIENCE).unwrap();
     assert_eq!(driver.status(request), OK);
     assert_eq!(driver.queue.used().len(), 1);
 }
