@@ -8,12 +8,10 @@ use acpi_tables::aml::{
 use acpi_tables::sdt::Sdt;
 use arch::{GuestRange, MemoryLayout};
 
-use super::{OEM_ID, OEM_REVISION, OEM_TABLE_ID, Platform, bytes, last_bus};
+use super::{HEADER_BYTES, OEM_ID, OEM_REVISION, OEM_TABLE_ID, Platform, bytes, last_bus};
 use crate::layout::gsi;
 use crate::layout::ports::{self, PortRange};
 
-/// Length of a table's header.
-const HEADER_BYTES: u32 = 36;
 /// `Notify` on a power button: it was pressed (ACPI 6.5 Table 5.165).
 const BUTTON_PRESSED: u8 = 0x80;
 
@@ -52,7 +50,8 @@ fn processor(vcpu: u8) -> Vec<u8> {
 }
 
 /// The root of PCI, with the windows that BARs may be in. There's no _PRT: functions have MSI-X
-/// only.
+/// only. There's no _OSC either, so that Linux leaves hot plug, power events and error reporting
+/// alone: all of them belong to root ports, of which there are none.
 fn pci_host_bridge(layout: &MemoryLayout) -> Vec<u8> {
     let window32 = AddressSpace::<u32>::new_memory(
         AddressSpaceCacheable::NotCacheable,

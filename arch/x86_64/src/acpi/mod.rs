@@ -7,11 +7,10 @@ mod tests;
 use acpi_tables::Aml;
 use acpi_tables::fadt::{FADT, FADTBuilder, Flags, PmProfile};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
-use acpi_tables::madt::{
-    EnabledStatus, IoApic, LocalInterruptController, MADT, ProcessorLocalApic,
-};
+use acpi_tables::madt::{EnabledStatus, IoApic, ProcessorLocalApic};
 use acpi_tables::mcfg::MCFG;
 use acpi_tables::rsdp::Rsdp;
+use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
 use arch::{BootError, GuestRange, MemoryLayout};
 use vm_memory::GuestAddress;
@@ -28,6 +27,12 @@ pub(crate) const OEM_REVISION: u32 = 1;
 /// that exist are in the DSDT.
 const BOOT_ARCH_NO_VGA: u16 = 1 << 2;
 const BOOT_ARCH_NO_ASPM: u16 = 1 << 4;
+
+/// Length of a table's header.
+const HEADER_BYTES: u32 = 36;
+/// Revision of ACPI 6.5's MADT. `acpi_tables` has one of revision 1, of which the flag "online
+/// capable" isn't part.
+const MADT_REVISION: u8 = 6;
 
 /// Tables start at multiples of this.
 const ALIGNMENT: u64 = 16;
@@ -64,7 +69,7 @@ pub(crate) fn build(
     let dsdt = put("DSDT", dsdt::build(layout, platform));
     let mut xsdt = XSDT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION);
     xsdt.add_entry(put("FADT", bytes(&fadt(dsdt))));
-    xsdt.add_entry(put("MADT", bytes(&madt(platform.vcpus))));
+    xsdt.add_entry(put("MADT", madt(platform.vcpus)));
     if platform.pci {
         xsdt.add_entry(put("MCFG", bytes(&mcfg(layout))));
     }
@@ -103,16 +108,20 @@ fn fadt(dsdt: u64) -> FADT {
     table.finalize()
 }
 
-/// Local APICs, of which the vCPU's index is the ID, and the one I/O APIC.
-fn madt(vcpus: u8) -> MADT {
+/// Local APICs, of which the vCPU's index is the ID, and the one I/O APIC (ACPI 6.5 §5.2.12). No
+/// flags: with hardware-reduced ACPI nobody uses the PC's pair of 8259s.
+fn madt(vcpus: u8) -> Vec<u8> {
     let address = |address: GuestAddress| u32::try_from(address.0).unwrap_or(u32::MAX);
-    let local = LocalInterruptController::Address(address(layout::LOCAL_APIC));
-    let mut table = MADT::new(OEM_ID, OEM_TABLE_ID, OEM_REVISION, local);
+    let mut table =
+        Sdt::new(*b"APIC", HEADER_BYTES, MADT_REVISION, OEM_ID, OEM_TABLE_ID, OEM_REVISION);
+    table.append(address(layout::LOCAL_APIC).to_le());
+    table.append(0_u32);
     for index in 0..vcpus {
-        table.add_structure(ProcessorLocalApic::new(index, index, EnabledStatus::Enabled));
+        let local = ProcessorLocalApic::new(index, index, EnabledStatus::Enabled);
+        table.append_slice(&bytes(&local));
     }
-    table.add_structure(IoApic::new(0, address(layout::IOAPIC), 0));
-    table
+    table.append_slice(&bytes(&IoApic::new(0, address(layout::IOAPIC), 0)));
+    table.as_slice().to_vec()
 }
 
 /// Where PCI's configuration space is: one bus for each MiB.
