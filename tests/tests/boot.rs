@@ -70,7 +70,10 @@ fn lean_kernel_sees_every_processor_with_its_own_apic() -> Result<()> {
             .guest()?;
         ensure!(guest.run("nproc")? == cpus.to_string());
         let online = guest.run("cat /sys/devices/system/cpu/online")?;
-        ensure!(online == if cpus == 1 { "0".into() } else { format!("0-{}", cpus - 1) }, "{online}");
+        ensure!(
+            online == if cpus == 1 { "0".into() } else { format!("0-{}", cpus - 1) },
+            "{online}"
+        );
         let packages = guest.run(
             "cat /sys/devices/system/cpu/cpu*/topology/physical_package_id | sort -u | wc -l",
         )?;
@@ -219,7 +222,10 @@ fn resident_kib(pid: u32) -> Result<u64> {
 fn debian_disk_boots_to_multi_user_and_powers_off_by_the_button() -> Result<()> {
     let mut vm = Boot::new("debian", &artifacts::lean_kernel())
         .flag("--disk", format!("{},ro", artifacts::debian_disk().display()))
-        .flag("--cmdline", "console=ttyS0 root=/dev/vda ro systemd.volatile=overlay reboot=k panic=-1")
+        .flag(
+            "--cmdline",
+            "console=ttyS0 root=/dev/vda ro systemd.volatile=overlay reboot=k panic=-1",
+        )
         .flag("--memory", "1G")
         .flag("--shutdown-timeout", "300")
         .switch("--rng")
