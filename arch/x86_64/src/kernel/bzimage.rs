@@ -80,16 +80,11 @@ impl Header {
         })
     }
 
-    /// Returns the size of the setup code in bytes: 4 sectors when the field says 0.
-    fn setup_bytes(&self) -> u64 {
-        let sectors = if self.setup_sects == 0 { 4 } else { self.setup_sects };
-        sectors * SECTOR
-    }
-
     /// Returns where the protected-mode code starts in the file: after the boot sector and the
-    /// setup code.
+    /// setup code, of which there are 4 sectors when the field says 0.
     fn code_offset(&self) -> u64 {
-        SECTOR + self.setup_bytes()
+        let sectors = if self.setup_sects == 0 { 4 } else { self.setup_sects };
+        (sectors + 1) * SECTOR
     }
 }
 
@@ -139,10 +134,7 @@ where
 /// Reads the version string, whose first word is what `uname -r` prints; a header that doesn't
 /// point into the setup code has none.
 fn version<F: Read + Seek>(file: &mut F, header: &Header, source: &Source<'_>) -> Option<String> {
-    if header.kernel_version == 0 || header.kernel_version >= header.setup_bytes() {
-        return None;
-    }
-    let offset = header.kernel_version + SECTOR;
+    let offset = (header.kernel_version != 0).then_some(header.kernel_version + SECTOR)?;
     let end = header.code_offset().min(source.file_bytes);
     let size = VERSION_MAX_BYTES.min(end.checked_sub(offset)?);
     let bytes = read_at(file, offset, size).ok()?;

@@ -92,6 +92,11 @@ fn pvh_note_is_found_behind_other_notes_and_in_a_later_header() {
     let header = file[files::NOTE_HEADER..files::NOTE_HEADER + 56].to_vec();
     let mut file = patched(file, files::program_header(3), &header);
     put(&mut file, files::NOTE_HEADER + 32, &0_u64.to_le_bytes());
+    assert_eq!(loaded(file.clone()).0.entry.0, 0x10_0040);
+
+    // The other way around.
+    let mut file = patched(file, files::NOTE_HEADER, &header);
+    put(&mut file, files::program_header(3) + 32, &0_u64.to_le_bytes());
     assert_eq!(loaded(file).0.entry.0, 0x10_0040);
 }
 
@@ -239,6 +244,7 @@ fn version_is_read_from_the_setup_code_only() {
         ("blank", 0x300, None),
     ] {
         let mut file = patched(bzimage(), 0x20e, &u16::to_le_bytes(pointer));
+        file[0x200] = b'x';
         file[0x5ff] = b'x';
         file[0x600] = b'y';
         assert_eq!(loaded(file).0.version.as_deref(), expected, "{what}");
@@ -279,7 +285,7 @@ fn file_without_a_payload_has_none() {
         ("text", b"hello\n".to_vec()),
         ("no setup header", patched(good.clone(), 0x202, b"HdrX")),
         ("old protocol", patched(good.clone(), 0x206, &0x207_u16.to_le_bytes())),
-        ("no offset", patched(good.clone(), 0x248, &[0; 4])),
+        ("no offset", patched(patched(good.clone(), 0x600, &[0x1f, 0x8b]), 0x248, &[0; 4])),
         ("too short for a length", patched(good.clone(), 0x24c, &7_u32.to_le_bytes())),
         ("past the end", patched(good.clone(), 0x24c, &0x101_u32.to_le_bytes())),
         ("far past the end", patched(good.clone(), 0x248, &[0xff; 8])),
