@@ -137,10 +137,7 @@ pub struct VsockConfig {
 /// A source of randomness.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 #[non_exhaustive]
-pub struct EntropyConfig {
-    /// Limits of what the guest may draw.
-    pub rate_limiter: RateLimiter,
-}
+pub struct EntropyConfig {}
 
 /// Memory that the guest gives back.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -258,8 +255,8 @@ impl From<VsockConfig> for VsockSpec {
 }
 
 impl From<EntropyConfig> for EntropySpec {
-    fn from(entropy: EntropyConfig) -> Self {
-        Self { rate_limiter: written(entropy.rate_limiter) }
+    fn from(_: EntropyConfig) -> Self {
+        Self { rate_limiter: None }
     }
 }
 

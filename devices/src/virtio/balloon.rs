@@ -41,13 +41,30 @@ const ACTUAL_OFFSET: u64 = 4;
 /// A balloon device over a [`BalloonPort`], which outlives its activations.
 pub struct Balloon {
     port: Arc<BalloonPort>,
+    features: u64,
     worker: Option<QueueWorker>,
+}
+
+/// What a balloon offers beyond taking and returning pages, and statistics.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct BalloonOptions {
+    /// The driver may take pages back when it would run out of memory.
+    pub deflate_on_oom: bool,
+    /// The driver may report pages as it frees them.
+    pub free_page_reporting: bool,
 }
 
 impl Balloon {
     /// Creates the device side of `port`, not active.
-    pub fn new(port: Arc<BalloonPort>) -> Self {
-        Self { port, worker: None }
+    pub fn new(port: Arc<BalloonPort>, options: BalloonOptions) -> Self {
+        let mut features = RING_FEATURES | F_STATS_VQ;
+        if options.deflate_on_oom {
+            features |= F_DEFLATE_ON_OOM;
+        }
+        if options.free_page_reporting {
+            features |= F_PAGE_REPORTING;
+        }
+        Self { port, features, worker: None }
     }
 }
 
@@ -61,7 +78,7 @@ impl VirtioDevice for Balloon {
     }
 
     fn offered_features(&self) -> u64 {
-        RING_FEATURES | F_STATS_VQ | F_DEFLATE_ON_OOM | F_PAGE_REPORTING
+        self.features
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {

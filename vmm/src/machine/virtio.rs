@@ -4,16 +4,17 @@ use std::sync::Arc;
 
 use api::config::{
     BalloonConfig, CacheType, DiskFormat, DriveConfig, Field, IoEngine, NetConfig, RateLimiter,
-    Section, TokenBucket, VmConfig,
+    Section, TokenBucket, VmConfig, VsockConfig,
 };
 use api::event::ErrorKind;
 use devices::disk::{Cache, Disk, DiskErrorKind, DiskOptions, Engine, Format};
 use devices::rate_limiter::{RateLimiterConfig, TokenBucketConfig};
 use devices::virtio::VirtioDevice;
-use devices::virtio::balloon::{Balloon, BalloonPort};
+use devices::virtio::balloon::{Balloon, BalloonOptions, BalloonPort};
 use devices::virtio::block::{Block, BlockConfig, BlockError};
 use devices::virtio::net::{FrameBackend, Net, NetConfig as NetSettings, NetError};
 use devices::virtio::rng::Rng;
+use devices::virtio::vsock::{Vsock, VsockConfig as VsockSettings, VsockError};
 use sys::tap::{Tap, TapError};
 
 use super::attach::Attacher;
@@ -38,6 +39,9 @@ pub(super) fn attach_all(config: &VmConfig, attacher: &mut Attacher) -> Result<(
     }
     for (index, net) in config.nets.iter().enumerate() {
         attacher.attach(Box::new(make_net(net, index)?))?;
+    }
+    if let Some(vsock) = &config.vsock {
+        attacher.attach(Box::new(make_vsock(vsock)?))?;
     }
     if config.entropy.is_some() {
         attacher.attach(Box::new(Rng::new()))?;
@@ -149,6 +153,24 @@ fn random_mac() -> Result<[u8; 6], VmmError> {
     Ok(mac)
 }
 
+fn make_vsock(vsock: &VsockConfig) -> Result<Vsock, VmmError> {
+    let settings = VsockSettings { cid: vsock.guest_cid, path: vsock.uds_path.clone() };
+    Vsock::new(&settings).map_err(|source| {
+        let (key, kind) = match &source {
+            VsockError::InvalidCid(_) => ("guest_cid", ErrorKind::ConfigInvalid),
+            VsockError::PathTooLong { .. } => ("uds_path", ErrorKind::ConfigInvalid),
+            VsockError::SocketExists { .. } => ("uds_path", ErrorKind::SocketInUse),
+            VsockError::Bind { .. } => ("uds_path", ErrorKind::OutputDenied),
+        };
+        VmmError::Device {
+            what: "the vsock device".to_owned(),
+            field: Field::new(Section::Vsock, key),
+            kind,
+            source: Box::new(source),
+        }
+    })
+}
+
 fn make_balloon(config: &BalloonConfig) -> Result<Box<dyn VirtioDevice>, VmmError> {
     let port = BalloonPort::new().map_err(|source| VmmError::os("make the balloon", source))?;
     let pages =
@@ -161,7 +183,11 @@ fn make_balloon(config: &BalloonConfig) -> Result<Box<dyn VirtioDevice>, VmmErro
             }
         })?;
     port.set_target_pages(pages);
-    Ok(Box::new(Balloon::new(Arc::new(port))))
+    let options = BalloonOptions {
+        deflate_on_oom: config.deflate_on_oom,
+        free_page_reporting: config.free_page_reporting,
+    };
+    Ok(Box::new(Balloon::new(Arc::new(port), options)))
 }
 
 /// Translates limits into the devices' own type.

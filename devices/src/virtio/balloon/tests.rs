@@ -4,6 +4,8 @@ use super::super::serve::testing::Loop;
 use super::super::testing::{Buffer, RAM_SIZE, TestQueue, guest_ram};
 use super::*;
 
+const ALL: BalloonOptions = BalloonOptions { deflate_on_oom: true, free_page_reporting: true };
+
 const ALL_FEATURES: u64 = F_STATS_VQ | F_DEFLATE_ON_OOM | F_PAGE_REPORTING;
 const LIST: u64 = 0x8000;
 const PAGE: u64 = 4096;
@@ -242,7 +244,7 @@ fn target_and_actual_pages_show_in_the_configuration_and_changes_interrupt() {
     let memory = guest_ram();
     let inflate = TestQueue::new(memory.clone(), 8);
     let deflate = TestQueue::at(memory.clone(), 8, 0x10_0000);
-    let mut balloon = Balloon::new(Arc::clone(&port));
+    let mut balloon = Balloon::new(Arc::clone(&port), ALL);
     port.set_target_pages(1);
     balloon
         .activate(Activation {
@@ -274,7 +276,7 @@ fn target_and_actual_pages_show_in_the_configuration_and_changes_interrupt() {
 #[test]
 fn missing_queue_is_named() {
     let queue = TestQueue::new(guest_ram(), 8);
-    let mut balloon = Balloon::new(Arc::new(BalloonPort::new().unwrap()));
+    let mut balloon = Balloon::new(Arc::new(BalloonPort::new().unwrap()), ALL);
     let refused = balloon.activate(Activation {
         memory: queue.memory().clone(),
         features: ALL_FEATURES,
@@ -282,4 +284,14 @@ fn missing_queue_is_named() {
         notifier: queue.notifier(),
     });
     assert!(matches!(refused, Err(ActivateError::MissingQueue(DEFLATE_QUEUE))));
+}
+
+#[test]
+fn only_what_was_asked_for_is_offered() {
+    let offered = |options| {
+        let port = Arc::new(BalloonPort::new().unwrap());
+        Balloon::new(port, options).offered_features() & (F_DEFLATE_ON_OOM | F_PAGE_REPORTING)
+    };
+    assert_eq!(offered(BalloonOptions::default()), 0);
+    assert_eq!(offered(ALL), F_DEFLATE_ON_OOM | F_PAGE_REPORTING);
 }
