@@ -33,10 +33,10 @@ pub(crate) enum CliError {
         error: Box<ConfigError>,
     },
     /// There's no `vmm` to start.
-    #[error("the vmm program wasn't found: looked for {}", list(looked_at))]
+    #[error("the vmm program wasn't found: {looked}")]
     VmmNotFound {
-        /// Every path that was looked at.
-        looked_at: Vec<PathBuf>,
+        /// Where it isn't.
+        looked: String,
     },
     /// `vmm` is there and can't be started.
     #[error("{} can't be started", path.display())]
@@ -240,9 +240,4 @@ fn kind_hint(kind: ErrorKind) -> Option<&'static str> {
         ErrorKind::IoUringUnavailable => "use engine=sync; vmctl doctor says why",
         _ => return None,
     })
-}
-
-fn list(paths: &[PathBuf]) -> String {
-    let paths: Vec<_> = paths.iter().map(|path| path.display().to_string()).collect();
-    paths.join(", ")
 }

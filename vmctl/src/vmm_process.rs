@@ -3,6 +3,7 @@
 use std::env;
 use std::fs::File;
 use std::io::{self, Write};
+use std::iter;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::path::PathBuf;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -149,22 +150,17 @@ pub(crate) fn probe_host() -> Result<HostReport, CliError> {
 fn find() -> Result<PathBuf, CliError> {
     if let Some(path) = env::var_os(VMM_VARIABLE).filter(|path| !path.is_empty()) {
         let path = PathBuf::from(path);
-        return if path.is_file() {
-            Ok(path)
-        } else {
-            Err(CliError::VmmNotFound { looked_at: vec![path] })
-        };
+        let looked = format!("{VMM_VARIABLE}={} is no file", path.display());
+        return if path.is_file() { Ok(path) } else { Err(CliError::VmmNotFound { looked }) };
     }
-    let beside = env::current_exe().ok().map(|vmctl| vmctl.with_file_name(VMM_NAME));
+    let vmctl = env::current_exe().unwrap_or_default();
+    let beside = vmctl.with_file_name(VMM_NAME);
     let on_path = env::var_os("PATH").unwrap_or_default();
-    let looked_at: Vec<_> = beside
-        .into_iter()
-        .chain(env::split_paths(&on_path).map(|dir| dir.join(VMM_NAME)))
-        .collect();
-    match looked_at.iter().find(|path| path.is_file()) {
-        Some(path) => Ok(path.clone()),
-        None => Err(CliError::VmmNotFound { looked_at }),
-    }
+    let mut candidates =
+        iter::once(beside.clone()).chain(env::split_paths(&on_path).map(|dir| dir.join(VMM_NAME)));
+    candidates.find(|path| path.is_file()).ok_or_else(|| CliError::VmmNotFound {
+        looked: format!("neither {} nor anywhere on the PATH", beside.display()),
+    })
 }
 
 /// The configuration as a file that has no name and can't be changed any more.

@@ -198,7 +198,11 @@ fn out_of_range_numbers_are_refused_with_field_and_value() {
             json!(u64::MAX),
             "machine-config.mem_size_mib: 18446744073709551615",
         ),
-        ("/machine-config", json!({ "mem_size_mib": 129, "huge_pages": "2M" }), "129 is not even"),
+        (
+            "/machine-config",
+            json!({ "mem_size_mib": 129, "huge_pages": "2M" }),
+            "129 is not an even number of MiB",
+        ),
         ("/drives/0/num_queues", json!(0), "drives[0].num_queues: 0 is not from 1 to 16"),
         ("/drives/1/num_queues", json!(17), "drives[1].num_queues: 17 is not from 1 to 16"),
         (

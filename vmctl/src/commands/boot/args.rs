@@ -67,7 +67,7 @@ pub(crate) struct BootArgs {
     pub(crate) console: Option<ConsoleArg>,
 
     /// vCPUs, from 1 to 32 [default: 1]
-    #[arg(long, value_name = "N", help_heading = "Machine")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true, help_heading = "Machine")]
     pub(crate) cpus: Option<u64>,
 
     /// Memory, such as 128M or 2G, in whole MiB; the host only gives what the guest uses
@@ -98,7 +98,13 @@ pub(crate) struct BootArgs {
 
     /// How long the guest has to power off once its power button is pressed, in seconds; 0 ends
     /// the VM at once.
-    #[arg(long, value_name = "SECONDS", default_value_t = 30, help_heading = "Running")]
+    #[arg(
+        long,
+        value_name = "SECONDS",
+        default_value_t = 30,
+        allow_negative_numbers = true,
+        help_heading = "Running"
+    )]
     pub(crate) shutdown_timeout: u32,
 }
 

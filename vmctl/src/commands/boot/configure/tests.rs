@@ -102,7 +102,7 @@ fn errors_name_the_flag_and_its_value() {
         ("--kernel k --cpus 0", "--cpus 0: 0 is not from 1 to 32"),
         ("--kernel k --cpus 33", "--cpus 33: 33 is not from 1 to 32"),
         ("--kernel k --memory 0", "--memory 0: 0 is not from 1"),
-        ("--kernel k --hugepages --memory 3M", "--memory 3M: 3 is not even"),
+        ("--kernel k --hugepages --memory 3M", "--memory 3M: 3 is not an even number of MiB"),
         (
             "--kernel k --disk a,serial=123456789012345678901",
             "--disk a,serial=123456789012345678901: ",
