@@ -29,18 +29,21 @@ use super::packet::{
 /// How much room the guest doesn't know of before it's told without having asked.
 const CREDIT_UPDATE_THRESHOLD: u32 = SEND_BUFFER_SIZE / 4;
 
-/// How long a side may take to do what the other waits for.
+/// How many connections there can be, and how long a side may take to do what the other waits for.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Timeouts {
+pub(super) struct Limits {
+    /// At once.
+    pub(super) connections: usize,
     /// For the guest to answer a request to connect.
     pub(super) connect: Duration,
     /// For the guest to confirm an end, and for the host's program to take any of its last bytes.
     pub(super) linger: Duration,
 }
 
-impl Default for Timeouts {
+impl Default for Limits {
     fn default() -> Self {
-        Self { connect: Duration::from_secs(10), linger: Duration::from_secs(10) }
+        let ten_seconds = Duration::from_secs(10);
+        Self { connections: 1023, connect: ten_seconds, linger: ten_seconds }
     }
 }
 
@@ -105,7 +108,7 @@ pub(super) struct Connection {
     ports: Ports,
     stream: UnixStream,
     state: State,
-    timeouts: Timeouts,
+    limits: Limits,
     deadline: Option<Instant>,
     pending: Pending,
     buffer: SendBuffer,
@@ -134,16 +137,11 @@ pub(super) struct Connection {
 
 impl Connection {
     /// A host's program asks for a connection to the guest's port.
-    pub(super) fn from_host(
-        ports: Ports,
-        stream: UnixStream,
-        token: u32,
-        timeouts: Timeouts,
-    ) -> Self {
+    pub(super) fn from_host(ports: Ports, stream: UnixStream, token: u32, limits: Limits) -> Self {
         Self {
-            deadline: Instant::now().checked_add(timeouts.connect),
+            deadline: Instant::now().checked_add(limits.connect),
             pending: Pending { request: true, ..Pending::default() },
-            ..Self::new(ports, stream, State::Requested, token, timeouts)
+            ..Self::new(ports, stream, State::Requested, token, limits)
         }
     }
 
@@ -152,23 +150,23 @@ impl Connection {
         ports: Ports,
         stream: UnixStream,
         token: u32,
-        timeouts: Timeouts,
+        limits: Limits,
         request: &Header,
     ) -> Self {
         let mut connection = Self {
             pending: Pending { response: true, ..Pending::default() },
-            ..Self::new(ports, stream, State::Established, token, timeouts)
+            ..Self::new(ports, stream, State::Established, token, limits)
         };
         connection.learn_credit(request);
         connection
     }
 
-    fn new(ports: Ports, stream: UnixStream, state: State, token: u32, timeouts: Timeouts) -> Self {
+    fn new(ports: Ports, stream: UnixStream, state: State, token: u32, limits: Limits) -> Self {
         Self {
             ports,
             stream,
             state,
-            timeouts,
+            limits,
             deadline: None,
             pending: Pending::default(),
             buffer: SendBuffer::default(),
@@ -431,7 +429,7 @@ impl Connection {
     }
 
     fn linger(&mut self) {
-        self.deadline = Instant::now().checked_add(self.timeouts.linger);
+        self.deadline = Instant::now().checked_add(self.limits.linger);
     }
 
     fn close_host(&self, direction: Shutdown) {

@@ -140,12 +140,14 @@ impl Greeting {
         loop {
             let mut bytes = [0; MAX_LINE_LEN];
             let room = MAX_LINE_LEN.saturating_sub(self.line.len());
-            let Some(target) = bytes.get_mut(..room) else { return Greeted::Refused };
+            let Some(target) = bytes.get_mut(..room).filter(|room| !room.is_empty()) else {
+                return Greeted::Refused;
+            };
             let seen = match rustix::net::recv(&self.stream, target, RecvFlags::PEEK) {
                 Ok((seen, _)) if seen > 0 => seen,
                 Err(rustix::io::Errno::AGAIN) => return Greeted::Waiting,
                 Err(rustix::io::Errno::INTR) => continue,
-                // Hung up, or the line is too long.
+                // Hung up.
                 _ => return Greeted::Refused,
             };
             let new = bytes.get(..seen).unwrap_or_default();

@@ -32,7 +32,7 @@ use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRE
 
 pub use metrics::VsockMetrics;
 
-use self::connection::Timeouts;
+use self::connection::Limits;
 use self::host::HostSocket;
 use self::muxer::Muxer;
 use self::packet::GuestPacket;
@@ -96,7 +96,7 @@ pub enum VsockError {
 pub struct Vsock {
     cid: u64,
     host: Arc<HostSocket>,
-    timeouts: Timeouts,
+    limits: Limits,
     metrics: Arc<VsockMetrics>,
     worker: Option<QueueWorker>,
 }
@@ -114,7 +114,7 @@ impl Vsock {
         Ok(Self {
             cid: config.cid.into(),
             host: Arc::new(HostSocket::bind(&config.path)?),
-            timeouts: Timeouts::default(),
+            limits: Limits::default(),
             metrics: Arc::default(),
             worker: None,
         })
@@ -133,7 +133,7 @@ impl Vsock {
         let event = take(EVENT_QUEUE);
         let (host, metrics) = (Arc::clone(&self.host), Arc::clone(&self.metrics));
         let muxer =
-            Muxer::new(self.cid, host, self.timeouts, metrics).map_err(ActivateError::Backend)?;
+            Muxer::new(self.cid, host, self.limits, metrics).map_err(ActivateError::Backend)?;
         Ok(VsockWorker {
             memory: activation.memory,
             rx,

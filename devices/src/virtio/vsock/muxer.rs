@@ -12,15 +12,13 @@ use virtio_vsock::packet::{PKT_HEADER_SIZE, VsockPacket};
 use vm_memory::VolatileSlice;
 use zerocopy::IntoBytes;
 
-use super::connection::{Connection, Fate, Outgoing, Ports, Timeouts};
+use super::connection::{Connection, Fate, Limits, Outgoing, Ports};
 use super::deadline::Deadlines;
 use super::host::{Greeted, Greeting, HostSocket, stream_events};
 use super::metrics::VsockMetrics;
 use super::packet::{GuestPacket, HOST_CID, Header, Op, TYPE_STREAM};
 use crate::log_limit::LogLimit;
 
-/// How many connections there can be at once.
-pub(super) const MAX_CONNECTIONS: usize = 1023;
 /// How many host programs may be between connecting and the end of their first line. One more, and
 /// the one that took longest has to go.
 pub(super) const MAX_GREETINGS: usize = 64;
@@ -44,7 +42,7 @@ struct Reset {
 pub(super) struct Muxer {
     cid: u64,
     host: Arc<HostSocket>,
-    timeouts: Timeouts,
+    limits: Limits,
     connections: HashMap<Ports, Connection>,
     /// Which connection an event is for, by its token.
     streams: HashMap<u32, Ports>,
@@ -69,13 +67,13 @@ impl Muxer {
     pub(super) fn new(
         cid: u64,
         host: Arc<HostSocket>,
-        timeouts: Timeouts,
+        limits: Limits,
         metrics: Arc<VsockMetrics>,
     ) -> io::Result<Self> {
         Ok(Self {
             cid,
             host,
-            timeouts,
+            limits,
             connections: HashMap::new(),
             streams: HashMap::new(),
             greetings: BTreeMap::new(),
@@ -109,10 +107,14 @@ impl Muxer {
         self.acceptable = true;
     }
 
-    /// Accepts all host programs that wait. Out of file descriptors, it does so on a later call.
+    /// Accepts host programs that wait: all, or as many as a call takes; then, as when out of file
+    /// descriptors, the next call goes on.
     pub(super) fn accept(&mut self, ops: &mut EventOps) {
         static LOG: LogLimit = LogLimit::new();
-        while self.acceptable {
+        for _ in 0..MAX_GREETINGS {
+            if !self.acceptable {
+                return;
+            }
             match self.host.accept() {
                 Ok(Some(stream)) => {
                     if self.greetings.len() >= MAX_GREETINGS
@@ -322,10 +324,10 @@ impl Muxer {
     /// Connects the guest to the host's program that serves the port.
     fn connect(&mut self, ports: Ports, request: &Header, ops: &mut EventOps) {
         let token = self.take_token();
-        let room = self.connections.len() < MAX_CONNECTIONS;
+        let room = self.connections.len() < self.limits.connections;
         let stream = if room { self.host.connect(ports.host).ok() } else { None };
         let connection = stream
-            .map(|stream| Connection::from_guest(ports, stream, token, self.timeouts, request))
+            .map(|stream| Connection::from_guest(ports, stream, token, self.limits, request))
             .filter(|connection| watch(connection.raw_fd(), token, ops));
         match connection {
             Some(connection) => self.insert(ports, connection, ops),
@@ -343,12 +345,12 @@ impl Muxer {
                 self.greetings.insert(token, greeting);
                 return;
             }
-            Greeted::Port(port) if self.connections.len() < MAX_CONNECTIONS => port,
+            Greeted::Port(port) if self.connections.len() < self.limits.connections => port,
             _ => return self.refuse_greeting(token, greeting, ops),
         };
         let ports = self.free_ports(port);
         let stream = greeting.into_stream();
-        let connection = Connection::from_host(ports, stream, token, self.timeouts);
+        let connection = Connection::from_host(ports, stream, token, self.limits);
         // Edges that came during the greeting are reported again.
         rewatch(connection.raw_fd(), token, ops);
         self.insert(ports, connection, ops);
