@@ -26,7 +26,10 @@ impl Guest {
     /// Waits until the guest's init is ready for commands.
     pub fn wait_ready(vm: Vm) -> Result<Self> {
         vm.console.wait_for("@@ready@@", PATIENCE).context("the guest didn't come up")?;
-        Ok(Self { vm })
+        let mut guest = Self { vm };
+        // Takes what the shell itself prints at its start, and shows that it listens.
+        guest.run("true")?;
+        Ok(guest)
     }
 
     /// Runs one line of shell and waits for its end, whatever that is.

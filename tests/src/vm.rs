@@ -74,7 +74,7 @@ impl Boot {
         let stdout = child.stdout.take().context("no stdout")?;
         let stdin = child.stdin.take();
         let console = Console::read(stdout, &log)?;
-        Ok(Vm { child, stdin, console, log, errors })
+        Ok(Vm { child, stdin, console, log, errors, ended_well: false })
     }
 
     /// Starts it and waits for the shell in the guest.
@@ -83,7 +83,7 @@ impl Boot {
     }
 }
 
-/// A running VM. Dropping it kills the process; its log stays only when the test has failed.
+/// A running VM. Dropping it kills the process; its log stays unless it ended as its test expected.
 pub struct Vm {
     child: Child,
     stdin: Option<ChildStdin>,
@@ -91,6 +91,7 @@ pub struct Vm {
     pub console: Console,
     log: PathBuf,
     errors: PathBuf,
+    ended_well: bool,
 }
 
 impl Vm {
@@ -147,12 +148,13 @@ impl Vm {
             self.stderr(),
             self.console.text()
         );
+        self.ended_well = true;
         Ok(())
     }
 
     /// Returns what `vmctl` wrote to its standard error so far.
     pub fn stderr(&self) -> String {
-        std::fs::read_to_string(&self.errors).unwrap_or_default()
+        std::fs::read_to_string(&self.errors).unwrap_or_else(|error| error.to_string())
     }
 }
 
@@ -161,7 +163,7 @@ impl Drop for Vm {
         // It may have ended: then there is nothing to kill.
         let _ = self.child.kill();
         let _ = self.child.wait();
-        if !std::thread::panicking() {
+        if self.ended_well && !std::thread::panicking() {
             let _ = std::fs::remove_file(&self.log);
             let _ = std::fs::remove_file(&self.errors);
         }

@@ -68,7 +68,8 @@ fn lean_kernel_sees_every_processor_with_its_own_apic() -> Result<()> {
             .flag("--cpus", cpus.to_string())
             .flag("--transport", transport)
             .guest()?;
-        ensure!(guest.run("nproc")? == cpus.to_string());
+        let processors = guest.run("nproc")?;
+        ensure!(processors == cpus.to_string(), "{processors} processors of {cpus}");
         let online = guest.run("cat /sys/devices/system/cpu/online")?;
         ensure!(
             online == if cpus == 1 { "0".into() } else { format!("0-{}", cpus - 1) },

@@ -45,7 +45,7 @@ pub(crate) struct Args {
     #[arg(long)]
     lab: bool,
 
-    /// Suites to run at once [default: one for each two processors].
+    /// Suites to run at once [default: one for each processor].
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
     jobs: Option<u16>,
 }
