@@ -1,6 +1,7 @@
 //! What a newcomer and CI call: demo, test, lab, kernel, bench.
 
 mod artifacts;
+mod bench;
 mod cache;
 mod cpio;
 mod debian_kernel;
@@ -41,6 +42,11 @@ enum Task {
     Test(testing::Args),
     /// Make what guests are booted from (kernels, initramfs images, disk) and print its directory.
     Artifacts,
+    /// Measure boots and memory in the lab, beside QEMU's microvm.
+    Bench(bench::Args),
+    /// The part of the measurements that runs in the lab.
+    #[command(hide = true)]
+    BenchRun(bench::RunArgs),
 }
 
 fn main() -> ExitCode {
@@ -64,6 +70,8 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
             kernel::run(&args)?;
         }
         Task::Test(args) => return testing::run(&args),
+        Task::Bench(args) => bench::run(&args)?,
+        Task::BenchRun(args) => bench::run_inside(&args)?,
         Task::Artifacts => {
             packages::install(packages::ALL, Consent::Ask)?;
             println!("{}", artifacts::obtain_all()?.display());
