@@ -81,10 +81,10 @@ pub(crate) enum Outcome {
 }
 
 impl Spec {
-    /// Describes a run of `command` on the default machine: 2 CPUs, 4 GiB, no time limit.
+    /// Describes a run of `command` on the default machine: 1 CPU, 4 GiB, no time limit.
     pub(crate) fn new(command: Vec<String>) -> Self {
         Self {
-            cpus: 2,
+            cpus: 1,
             memory: "4G".to_owned(),
             icount: false,
             timeout: None,
