@@ -187,7 +187,6 @@ impl BootState {
 /// Size of the GDT: five descriptors and the upper half that a 64-bit TSS descriptor has
 /// (SDM 3A §8.2.3).
 pub const GDT_BYTES: usize = 6 * 8;
-const GDT_LIMIT: u16 = 6 * 8 - 1;
 
 /// Its last valid offset.
 const GDT_LIMIT: u16 = 6 * 8 - 1;
