@@ -22,6 +22,14 @@ pub(crate) struct BootArgs {
     #[arg(long, value_name = "PATH", help_heading = "Boot")]
     pub(crate) initrd: Option<PathBuf>,
 
+    /// Whether a bzImage is unpacked on the host, once for all boots, instead of in the guest at
+    /// each: `auto` where that's possible, or `off`.
+    ///
+    /// Unpacked kernels are in ~/.cache/vmctl/unpacked, keyed by content. The code that unpacks a
+    /// kernel in the guest is also what randomizes its address (KASLR): `off` keeps that.
+    #[arg(long, value_name = "WHEN", default_value = "auto", help_heading = "Boot")]
+    pub(crate) kernel_cache: KernelCache,
+
     /// The kernel's command line, which the guest gets exactly as given.
     ///
     /// Without this flag it's `console=ttyS0 reboot=k panic=-1` and, with a disk,
@@ -106,6 +114,16 @@ pub(crate) struct BootArgs {
         help_heading = "Running"
     )]
     pub(crate) shutdown_timeout: u32,
+}
+
+/// When a bzImage is unpacked on the host.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub(crate) enum KernelCache {
+    /// Where it's possible
+    #[default]
+    Auto,
+    /// Never
+    Off,
 }
 
 /// How virtio devices are attached, as the flag has it.
