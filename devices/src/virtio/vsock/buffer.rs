@@ -112,3 +112,59 @@ fn is_full(error: &io::Error) -> bool {
 fn is_interrupted(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::Interrupted
 }
+
+#[cfg(test)]
+mod tests {
+    use std::io::Read;
+
+    use vm_memory::GuestAddress;
+
+    use super::*;
+    use crate::virtio::Segment;
+    use crate::virtio::testing::guest_ram;
+
+    #[test]
+    fn bytes_keep_their_order_while_the_program_reads_in_fits_and_starts() {
+        let memory = guest_ram();
+        let (ours, mut program) = UnixStream::pair().unwrap();
+        ours.set_nonblocking(true).unwrap();
+        program.set_nonblocking(true).unwrap();
+        let data: Vec<u8> = (0..4_000_000u32).map(|at| (at / 251) as u8 ^ at as u8).collect();
+        let mut buffer = SendBuffer::default();
+        let (mut sent, mut taken, mut read) = (0, 0, Vec::<u8>::new());
+        let mut packet = GuestPacket::default();
+        while read.len() < data.len() {
+            for len in [9000u32, 50_000, 1, 30_000] {
+                let part = data.len().min(sent + len as usize) - sent;
+                if part == 0 || !buffer.has_room(len) {
+                    continue;
+                }
+                memory.write_slice(&data[sent..sent + part], GuestAddress(0x8000)).unwrap();
+                packet.payload = vec![
+                    Segment { address: GuestAddress(0x8000), len: 1 },
+                    Segment { address: GuestAddress(0x8001), len: part as u32 - 1 },
+                ];
+                packet.payload.retain(|segment| segment.len > 0);
+                taken += buffer.send(&ours, &memory, &packet).unwrap();
+                sent += part;
+            }
+            let mut bytes = vec![0; 1 + read.len() % 150_000];
+            if let Ok(len) = program.read(&mut bytes) {
+                read.extend(&bytes[..len]);
+            }
+            taken += buffer.flush(&ours).unwrap();
+        }
+        assert!(read == data);
+        assert_eq!((taken as usize, buffer.is_empty()), (data.len(), true));
+    }
+
+    #[test]
+    fn room_ends_at_the_promised_size() {
+        let mut buffer = SendBuffer::default();
+        assert!(buffer.has_room(SEND_BUFFER_SIZE));
+        assert!(!buffer.has_room(SEND_BUFFER_SIZE + 1));
+        buffer.bytes.push_back(0);
+        assert!(!buffer.has_room(SEND_BUFFER_SIZE));
+        assert!(!buffer.has_room(u32::MAX));
+    }
+}

@@ -29,6 +29,8 @@ const TX_BUFFERS: u64 = 0x80_0000;
 const RX_BUFFER_SIZE: u32 = 4096;
 const RX_BUFFER_COUNT: u16 = 16;
 
+const TX_RINGS: u64 = 0x8000;
+
 /// What a guest received.
 #[derive(Debug)]
 struct Packet {
@@ -75,7 +77,7 @@ impl Guest {
         device.limits = limits;
         let memory = guest_ram();
         let rx = TestQueue::at(memory.clone(), RX_BUFFER_COUNT, 0);
-        let tx = TestQueue::at(memory.clone(), 256, 0x8000);
+        let tx = TestQueue::at(memory.clone(), 256, TX_RINGS);
         let activation = Activation {
             memory: memory.clone(),
             features: 0,
@@ -117,6 +119,14 @@ impl Guest {
         packets.remove(0)
     }
 
+    fn kick_rx(&self) {
+        kick(&self.memory, &self.rx, 0);
+    }
+
+    fn kick_tx(&self) {
+        kick(&self.memory, &self.tx, TX_RINGS);
+    }
+
     /// Posts the next receive buffer; the device returns them in order.
     fn post_buffer(&mut self) {
         let head = self.rx.add_chain(&[Buffer::writable(0, RX_BUFFER_SIZE)]);
@@ -139,7 +149,7 @@ impl Guest {
             self.post_buffer();
         }
         if !packets.is_empty() {
-            self.rx.kick();
+            self.kick_rx();
         }
         packets
     }
@@ -174,7 +184,7 @@ impl Guest {
 
     fn send_chain(&mut self, buffers: &[Buffer]) {
         self.tx.add_chain(buffers);
-        self.tx.kick();
+        self.kick_tx();
         self.settle();
         assert_eq!(self.tx.used().len(), 1, "the driver gets its chain back");
     }
@@ -296,6 +306,13 @@ impl Stream {
 
 /// How many bytes [`Stream::fill`] repeats.
 const CHUNK: usize = 32 << 10;
+
+/// Notifies a queue, unless the device asked not to (VIRTIO 1.3 §2.7.10).
+fn kick(memory: &GuestRam, queue: &TestQueue, rings: u64) {
+    if memory.read_obj::<u16>(GuestAddress(rings + 0x6000)).unwrap() == 0 {
+        queue.kick();
+    }
+}
 
 fn read_line(mut program: &UnixStream) -> String {
     let mut line = Vec::new();

@@ -150,7 +150,7 @@ fn data_waits_for_receive_buffers() {
     let program = guest.program(7);
     guest.receive_nothing();
     guest.post_buffer();
-    guest.rx.kick();
+    guest.kick_rx();
     let request = guest.receive_op(Op::Request);
     let peer = Peer::new(request.header.src_port.get(), 7);
     guest.send(peer.header(Op::Response), &[]);

@@ -115,7 +115,7 @@ fn chains_that_hold_no_packet_come_back_and_harm_nothing() {
     assert_eq!(guest.device.metrics().bad_packets.get(), 10);
     let looped = guest.tx.add_chain(&[header(44), payload(4)]);
     guest.tx.link(looped + 1, looped);
-    guest.tx.kick();
+    guest.kick_tx();
     guest.receive_nothing();
     assert_eq!(guest.tx.used().len(), 1);
     assert_eq!(read_some(&program), Some(Vec::new()));
@@ -155,7 +155,7 @@ fn guest_that_takes_no_resets_loses_some_and_nothing_else() {
     for _ in 0..RX_BUFFER_COUNT {
         guest.post_buffer();
     }
-    guest.rx.kick();
+    guest.kick_rx();
     let mut resets = 0;
     loop {
         let packets = guest.receive();
@@ -176,11 +176,11 @@ fn broken_ring_closes_everything_and_asks_for_a_reset() {
     let silent = UnixStream::connect(guest.directory.path().join("v")).unwrap();
     guest.settle();
     guest.tx.set_available_index(5000);
-    guest.tx.kick();
+    guest.kick_tx();
     guest.settle();
     assert!(guest.rx.needs_reset());
     assert_eq!((read_some(&program), read_some(&silent)), (None, None));
-    guest.rx.kick();
+    guest.kick_rx();
     guest.settle();
 }
 

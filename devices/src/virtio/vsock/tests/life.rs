@@ -68,6 +68,15 @@ fn program_reads_the_end_when_the_guest_doesnt_answer() {
 }
 
 #[test]
+fn program_that_closes_before_the_answer_takes_its_request_back() {
+    let mut guest = Guest::new();
+    drop(guest.program(7));
+    let packets = guest.receive();
+    let ops: Vec<_> = packets.iter().map(|packet| packet.op().unwrap()).collect();
+    assert_eq!(ops, [Op::Request, Op::Rst]);
+}
+
+#[test]
 fn answered_connection_outlives_the_time_to_connect() {
     let mut guest = Guest::with_limits(impatient());
     let (program, mut peer) = guest.connected_from_host(7);
