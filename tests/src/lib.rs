@@ -6,6 +6,8 @@
 pub mod artifacts;
 pub mod console;
 pub mod guest;
+pub mod network;
+pub mod transfer;
 pub mod vm;
 
 use std::time::Duration;

@@ -60,6 +60,20 @@ impl Boot {
         self
     }
 
+    /// Has it started by another program, which takes the command as its own last arguments.
+    #[must_use]
+    pub fn started_by(mut self, program: &str, arguments: &[&str]) -> Self {
+        let mut command = Command::new(program);
+        command.args(arguments).arg(self.command.get_program()).args(self.command.get_args());
+        self.command = command;
+        self
+    }
+
+    /// Returns the command as it is, for a test that starts it in its own way.
+    pub fn into_command(self) -> Command {
+        self.command
+    }
+
     /// Starts it.
     pub fn spawn(mut self) -> Result<Vm> {
         let log = artifacts::log_directory()?.join(format!("{}.console.log", self.name));

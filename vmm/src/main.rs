@@ -33,9 +33,12 @@ fn main() -> ExitCode {
         Ok(reason) => end(&status, &reason),
         Err(error) => {
             let failure = error.to_failure();
-            eprintln!("vmm: {}", failure.message);
-            for cause in &failure.causes {
-                eprintln!("  caused by: {cause}");
+            // A parent that reads the status says it in its own words.
+            if cli.status_fd.is_none() {
+                eprintln!("vmm: {}", failure.message);
+                for cause in &failure.causes {
+                    eprintln!("  caused by: {cause}");
+                }
             }
             let code = match &error {
                 VmmError::Config(_) => api::exit::USAGE,
