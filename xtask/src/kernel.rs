@@ -136,3 +136,24 @@ fn check_size(vmlinux: &Path) -> Result<()> {
     );
     Ok(())
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn interrupted_builds_are_swept_and_running_ones_kept() {
+        let kernels = tempfile::tempdir().unwrap();
+        let path = |name: &str| kernels.path().join(name);
+        for name in ["interrupted.build", "running.build", "finished"] {
+            fs::create_dir(path(name)).unwrap();
+            fs::write(path(name).join("file"), "").unwrap();
+        }
+        let running = File::create(path("running.lock")).unwrap();
+        running.lock().unwrap();
+
+        sweep_interrupted_builds(kernels.path()).unwrap();
+        assert!(!path("interrupted.build").exists());
+        assert!(path("running.build").is_dir() && path("finished").is_dir());
+    }
+}
