@@ -1,5 +1,6 @@
 //! A VM as a user starts it: the real `vmctl`, its console on pipes.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Write};
 use std::os::unix::process::ExitStatusExt;
@@ -16,18 +17,22 @@ use crate::artifacts;
 use crate::console::Console;
 use crate::guest::Guest;
 
+/// The flags that may be given several times.
+const REPEATABLE: [&str; 2] = ["--disk", "--net"];
+
 /// Collects the arguments of one `vmctl boot`.
 pub struct Boot {
     name: String,
-    command: Command,
+    /// The program that starts vmctl, with its arguments; empty for none.
+    starter: Vec<OsString>,
+    arguments: Vec<OsString>,
 }
 
 impl Boot {
     /// Prepares a boot of `kernel`; `test` names its log.
     pub fn new(test: &str, kernel: &Path) -> Self {
-        let mut command = Command::new(artifacts::vmctl());
-        command.arg("boot").arg("--kernel").arg(kernel);
-        Self { name: test.to_owned(), command }
+        let arguments = vec!["boot".into(), "--kernel".into(), kernel.into()];
+        Self { name: test.to_owned(), starter: Vec::new(), arguments }
     }
 
     /// Prepares a boot of the lean kernel with the test's shell as its init.
@@ -46,45 +51,52 @@ impl Boot {
             .flag("--disk", format!("{},ro", artifacts::debian_disk().display()))
     }
 
-    /// Adds a flag with its value.
+    /// Adds a flag with its value; of flags that can be given once, the last one counts.
     #[must_use]
-    pub fn flag(mut self, flag: &str, value: impl AsRef<std::ffi::OsStr>) -> Self {
-        self.command.arg(flag).arg(value);
+    pub fn flag(mut self, flag: &str, value: impl Into<OsString>) -> Self {
+        let earlier = self.arguments.iter().position(|argument| argument == flag);
+        match earlier.filter(|_| !REPEATABLE.contains(&flag)) {
+            Some(index) => self.arguments[index + 1] = value.into(),
+            None => self.arguments.extend([flag.into(), value.into()]),
+        }
         self
     }
 
     /// Adds a flag without a value.
     #[must_use]
     pub fn switch(mut self, flag: &str) -> Self {
-        self.command.arg(flag);
+        self.arguments.push(flag.into());
         self
     }
 
     /// Has it started by another program, which takes the command as its own last arguments.
     #[must_use]
     pub fn started_by(mut self, program: &str, arguments: &[&str]) -> Self {
-        let mut command = Command::new(program);
-        command.args(arguments).arg(self.command.get_program()).args(self.command.get_args());
-        self.command = command;
+        self.starter = std::iter::once(&program).chain(arguments).map(OsString::from).collect();
         self
     }
 
     /// Returns the command as it is, for a test that starts it in its own way.
     pub fn into_command(self) -> Command {
-        self.command
+        let mut words = self.starter;
+        words.push(artifacts::vmctl().into());
+        words.extend(self.arguments);
+        let mut command = Command::new(words.remove(0));
+        command.args(words);
+        command
     }
 
     /// Starts it.
-    pub fn spawn(mut self) -> Result<Vm> {
+    pub fn spawn(self) -> Result<Vm> {
         let log = artifacts::log_directory()?.join(format!("{}.console.log", self.name));
         let errors = log.with_extension("stderr");
-        let mut child = self
-            .command
+        let mut command = self.into_command();
+        let mut child = command
             .stdin(Stdio::piped())
             .stdout(Stdio::piped())
             .stderr(File::create(&errors)?)
             .spawn()
-            .with_context(|| format!("start {:?}", self.command))?;
+            .with_context(|| format!("start {command:?}"))?;
         let stdout = child.stdout.take().context("no stdout")?;
         let stdin = child.stdin.take();
         let console = Console::read(stdout, &log)?;

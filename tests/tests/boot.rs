@@ -127,10 +127,10 @@ fn large_guest_uses_memory_above_4_gib() -> Result<()> {
 
 #[test]
 fn reboot_ends_the_process_with_0() -> Result<()> {
-    // By the reset register of ACPI, by the keyboard controller, and by the kernel's own choice.
-    for how in ["reboot=a", "reboot=k", ""] {
+    // By ACPI's reset register, by the keyboard controller, and by the kernel's own choice.
+    for how in ["reboot=a", "reboot=k", "nokaslr"] {
         let mut guest = Boot::lean("reboot")
-            .flag("--cmdline", format!("console=ttyS0 quiet panic=-1 rdinit=/init {how}"))
+            .flag("--cmdline", format!("console=ttyS0 quiet panic=-1 {how} rdinit=/init"))
             .guest()?;
         guest.vm.type_line("reboot -f")?;
         guest.vm.expect_exit(0).context(how)?;
@@ -152,8 +152,10 @@ fn panic_has_its_own_exit_code_and_message() -> Result<()> {
 fn sigterm_is_the_power_button() -> Result<()> {
     let mut guest = Boot::lean("power_button").guest()?;
     // What a service manager does with the event: wait for it on the button's input device.
-    guest.start("cat /dev/input/event0 | head -c 1 >/dev/null; poweroff -f")?;
-    guest.vm.console.wait_for("", PATIENCE)?;
+    guest.start(
+        "exec 3</dev/input/event0; echo wait\"\"ing; head -c 1 <&3 >/dev/null; poweroff -f",
+    )?;
+    guest.vm.console.wait_for("waiting", PATIENCE)?;
     guest.vm.signal(Signal::TERM)?;
     guest.vm.expect_exit(0)
 }
@@ -193,7 +195,10 @@ fn serial_flood_of_10_mib_arrives_whole_and_leaves_the_vmm_small() -> Result<()>
     let mut guest = Boot::lean("flood").guest()?;
     let vmm = guest.vm.vmm_pid()?;
     let before = resident_kib(vmm)?;
-    let output = guest.try_run(&format!("tr '\\0' x </dev/zero | head -c {FLOOD}"))?;
+    // Every byte is an exit, which the lab emulates: ten million of them take minutes there.
+    let limit = 4 * PATIENCE;
+    let flood = format!("tr '\\0' x </dev/zero | head -c {FLOOD}");
+    let output = guest.try_run_within(&flood, limit)?;
     ensure!(output.text.len() == FLOOD, "{} bytes of {FLOOD}", output.text.len());
     ensure!(output.text.bytes().all(|byte| byte == b'x'), "other bytes came in between");
     let after = resident_kib(vmm)?;
