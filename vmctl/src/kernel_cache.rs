@@ -6,7 +6,7 @@
 //! ~/.cache/vmctl/unpacked/seen/KEY            a link there, for a file that was hashed before
 //! ```
 //!
-//! A file that was seen before, unchanged by its inode, size and times, isn't read again. Whatever
+//! A file that was seen before, unchanged by its path, size and times, isn't read again. Whatever
 //! goes wrong, the bzImage is booted as it is.
 
 mod bzimage;
@@ -16,6 +16,7 @@ mod tests;
 
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use thiserror::Error;
 
@@ -53,7 +54,7 @@ enum CacheError {
 /// The unpacked kernel of a bzImage, unpacked now if it wasn't before; the kernel itself where that
 /// isn't possible.
 pub(crate) fn unpacked(kernel: &Path) -> PathBuf {
-    match Store::open().and_then(|store| store.unpacked(kernel)) {
+    match Store::open().and_then(|store| store.unpacked(kernel, SystemTime::now())) {
         Ok(path) => {
             log::info!("booting {} unpacked, from {}", kernel.display(), path.display());
             path

@@ -276,7 +276,7 @@ pub struct VsockSpec {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct EntropySpec {
-    /// Limits of what the guest may draw.
+    /// Firecracker's; only `null`, or one that limits nothing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rate_limiter: Option<RateLimiter>,
 }

@@ -348,6 +348,12 @@ fn firecracker_keys_that_are_not_honoured_are_refused_unless_at_their_default() 
         ),
         ("/balloon/stats_polling_interval_s", json!(0), json!(1), "stats_polling_interval_s: 1"),
         ("/balloon/free_page_hinting", json!(false), json!(true), "free_page_hinting: true"),
+        (
+            "/entropy",
+            json!({ "rate_limiter": null }),
+            json!({ "rate_limiter": { "ops": { "size": 1, "refill_time": 1 } } }),
+            "entropy.rate_limiter: ",
+        ),
         ("/drives/0/socket", json!(null), json!("s"), "drives[0].socket"),
     ] {
         check(&with(pointer, default)).unwrap();

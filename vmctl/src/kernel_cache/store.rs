@@ -3,6 +3,7 @@
 use std::env;
 use std::fs::{self, DirBuilder, File, Metadata};
 use std::io::Read;
+use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{DirBuilderExt, MetadataExt, symlink};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
@@ -19,6 +20,9 @@ const MAX_KERNELS: usize = 8;
 
 /// The largest bzImage that's read.
 const MAX_IMAGE_BYTES: u64 = 256 << 20;
+
+/// How long ago a file must have changed for its times to stand for its content, in seconds.
+const SETTLED_S: u64 = 2;
 
 /// The mode bits that let others write.
 const WRITABLE_BY_OTHERS: u32 = 0o022;
@@ -61,8 +65,8 @@ impl Store {
         Ok(Self { dir })
     }
 
-    /// Where the unpacked kernel is, after unpacking it if need be.
-    pub(super) fn unpacked(&self, kernel: &Path) -> Result<PathBuf, CacheError> {
+    /// Where the unpacked kernel is, after unpacking it if need be. `now` is the wall clock's time.
+    pub(super) fn unpacked(&self, kernel: &Path, now: SystemTime) -> Result<PathBuf, CacheError> {
         const READ: &str = "the kernel can't be read";
         let mut file = File::open(kernel).map_err(io_error(READ))?;
         let before = file.metadata().map_err(io_error(READ))?;
@@ -71,18 +75,19 @@ impl Store {
         if !before.is_file() || before.len() > MAX_IMAGE_BYTES || !is_bzimage(&image) {
             return Err(CacheError::NotPacked);
         }
-        let seen = self.dir.join("seen").join(key(&before));
+        let path = kernel.canonicalize().map_err(io_error(READ))?;
+        let seen = self.dir.join("seen").join(key(&path, &before));
         if let Some(unpacked) = self.known(&seen) {
             return Ok(unpacked);
         }
         (&mut file).take(MAX_IMAGE_BYTES).read_to_end(&mut image).map_err(io_error(READ))?;
-        let unpacked = self.dir.join(format!("{:x}.vmlinux", HexDigest(&image)));
+        let unpacked = self.dir.join(format!("{:x}.vmlinux", Sha256Hex(&[&image])));
         if !unpacked.is_file() {
             self.prune();
             self.insert(&image, &unpacked)?;
         }
         let after = file.metadata().map_err(io_error(READ))?;
-        if key(&after) == key(&before) {
+        if key(&path, &after) == key(&path, &before) && is_settled(&after, now) {
             remember(&seen, &unpacked);
         }
         Ok(unpacked)
@@ -142,18 +147,24 @@ fn entries(dir: &Path) -> impl Iterator<Item = (PathBuf, Metadata)> {
     })
 }
 
-/// Names a file's content by what changes with it: nobody sets `ctime`.
-fn key(meta: &Metadata) -> String {
-    format!(
-        "{:x}-{:x}-{:x}-{:x}.{:x}-{:x}.{:x}",
-        meta.dev(),
-        meta.ino(),
+/// Names a file's content by what changes with it: nobody sets `ctime`. Numbers of devices and
+/// inodes aren't in it, as network and overlay file systems make them up anew.
+fn key(path: &Path, meta: &Metadata) -> String {
+    let times = format!(
+        "/{}/{}.{}/{}.{}",
         meta.size(),
         meta.mtime(),
         meta.mtime_nsec(),
         meta.ctime(),
         meta.ctime_nsec()
-    )
+    );
+    format!("{:x}", Sha256Hex(&[path.as_os_str().as_bytes(), times.as_bytes()]))
+}
+
+/// Whether a further change would show in the file's times, whose clock ticks in milliseconds.
+fn is_settled(meta: &Metadata, now: SystemTime) -> bool {
+    let now = now.duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(meta.ctime()).is_ok_and(|changed| changed + SETTLED_S <= now.as_secs())
 }
 
 /// Links the key of a file to what it unpacks to. Should that fail, it's merely hashed again.
@@ -164,11 +175,13 @@ fn remember(seen: &Path, unpacked: &Path) {
     }
 }
 
-/// The SHA-256 of some bytes, in hexadecimal.
-struct HexDigest<'a>(&'a [u8]);
+/// The SHA-256 of some pieces, in hexadecimal.
+struct Sha256Hex<'a>(&'a [&'a [u8]]);
 
-impl std::fmt::LowerHex for HexDigest<'_> {
+impl std::fmt::LowerHex for Sha256Hex<'_> {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        Sha256::digest(self.0).iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        let mut hash = Sha256::new();
+        self.0.iter().for_each(|piece| hash.update(piece));
+        hash.finalize().iter().try_for_each(|byte| write!(f, "{byte:02x}"))
     }
 }

@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
+use std::time::Duration;
 
 use flate2::write::GzEncoder;
 use tempfile::TempDir;
@@ -83,6 +84,10 @@ impl Fixture {
         let path = self.dir.path().join(name);
         fs::write(&path, content).unwrap();
         path
+    }
+
+    fn unpacked(&self, kernel: &Path) -> Result<PathBuf, CacheError> {
+        self.store.unpacked(kernel, SystemTime::now())
     }
 
     fn cached(&self) -> usize {
@@ -175,12 +180,12 @@ fn what_is_no_bzimage_or_packed_otherwise_is_left_alone() {
         (old, false),
         (bzimage(b"BZh91AY"), true),
     ] {
-        let error = fixture.store.unpacked(&fixture.kernel("k", &content)).unwrap_err();
+        let error = fixture.unpacked(&fixture.kernel("k", &content)).unwrap_err();
         assert_eq!(matches!(error, CacheError::UnknownCompression), unknown, "{error}");
         assert!(unknown || matches!(error, CacheError::NotPacked), "{error}");
     }
     assert_eq!(fixture.cached(), 0);
-    let error = fixture.store.unpacked(fixture.dir.path()).unwrap_err();
+    let error = fixture.unpacked(fixture.dir.path()).unwrap_err();
     assert!(matches!(error, CacheError::Io { .. } | CacheError::NotPacked), "{error}");
 }
 
@@ -188,26 +193,42 @@ fn what_is_no_bzimage_or_packed_otherwise_is_left_alone() {
 fn kernel_is_unpacked_once_whatever_its_name_and_again_when_it_changes() {
     let fixture = Fixture::new();
     let first = fixture.kernel("a", &bzimage(&gzip(&vmlinux())));
-    let unpacked = fixture.store.unpacked(&first).unwrap();
+    let unpacked = fixture.unpacked(&first).unwrap();
     assert!(fs::read(&unpacked).unwrap() == vmlinux());
     // A mark tells that it isn't written again.
     fs::OpenOptions::new().append(true).open(&unpacked).unwrap().write_all(b"mark").unwrap();
-    assert_eq!(fixture.store.unpacked(&first).unwrap(), unpacked);
+    assert_eq!(fixture.unpacked(&first).unwrap(), unpacked);
     let copy = fixture.kernel("b", &fs::read(&first).unwrap());
-    assert_eq!(fixture.store.unpacked(&copy).unwrap(), unpacked);
+    assert_eq!(fixture.unpacked(&copy).unwrap(), unpacked);
     assert!(fs::read(&unpacked).unwrap().ends_with(b"mark"));
     let changed = fixture.kernel("a", &bzimage(&lz4(&vmlinux())));
-    assert_ne!(fixture.store.unpacked(&changed).unwrap(), unpacked);
+    assert_ne!(fixture.unpacked(&changed).unwrap(), unpacked);
     assert_eq!(fixture.cached(), 2);
+}
+
+#[test]
+fn settled_kernel_is_read_once_and_a_fresh_one_again() {
+    let fixture = Fixture::new();
+    let seen = || fs::read_dir(fixture.dir.path().join("cache/seen")).unwrap().count();
+    let kernel = fixture.kernel("k", &bzimage(&gzip(&vmlinux())));
+    let unpacked = fixture.unpacked(&kernel).unwrap();
+    assert_eq!(seen(), 0);
+    let later = SystemTime::now() + Duration::from_secs(10);
+    assert_eq!(fixture.store.unpacked(&kernel, later).unwrap(), unpacked);
+    assert_eq!(seen(), 1);
+    // Known by its times alone now; a change has other ones.
+    assert_eq!(fixture.unpacked(&kernel).unwrap(), unpacked);
+    let changed = fixture.kernel("k", &bzimage(&lz4(&vmlinux())));
+    assert_ne!(fixture.unpacked(&changed).unwrap(), unpacked);
 }
 
 #[test]
 fn removed_cache_file_is_made_again() {
     let fixture = Fixture::new();
     let kernel = fixture.kernel("a", &bzimage(&gzip(&vmlinux())));
-    let unpacked = fixture.store.unpacked(&kernel).unwrap();
+    let unpacked = fixture.unpacked(&kernel).unwrap();
     fs::remove_file(&unpacked).unwrap();
-    assert_eq!(fixture.store.unpacked(&kernel).unwrap(), unpacked);
+    assert_eq!(fixture.unpacked(&kernel).unwrap(), unpacked);
     assert!(fs::read(&unpacked).unwrap() == vmlinux());
 }
 
@@ -218,7 +239,7 @@ fn damaged_kernel_leaves_nothing_in_the_cache() {
     let middle = payload.len() / 2;
     payload[middle] ^= 0xff;
     let kernel = fixture.kernel("a", &bzimage(&payload));
-    fixture.store.unpacked(&kernel).unwrap_err();
+    fixture.unpacked(&kernel).unwrap_err();
     assert_eq!(fixture.cached(), 0);
 }
 
@@ -229,7 +250,7 @@ fn only_the_kernels_used_last_stay() {
     for number in 0..12_u8 {
         let mut kernel = vmlinux();
         kernel.push(number);
-        last = fixture.store.unpacked(&fixture.kernel("k", &bzimage(&gzip(&kernel)))).unwrap();
+        last = fixture.unpacked(&fixture.kernel("k", &bzimage(&gzip(&kernel)))).unwrap();
     }
     assert_eq!(fixture.cached(), 8);
     assert!(last.exists());
@@ -241,7 +262,7 @@ fn cache_is_the_owners_alone() {
     let dir = fixture.dir.path().join("cache");
     assert_eq!(fs::metadata(&dir).unwrap().permissions().mode() & 0o777, 0o700);
     let kernel = fixture.kernel("a", &bzimage(&gzip(&vmlinux())));
-    let unpacked = fixture.store.unpacked(&kernel).unwrap();
+    let unpacked = fixture.unpacked(&kernel).unwrap();
     assert_eq!(fs::metadata(unpacked).unwrap().permissions().mode() & 0o777, 0o600);
     fs::set_permissions(&dir, fs::Permissions::from_mode(0o777)).unwrap();
     assert!(matches!(Store::open_at(dir), Err(CacheError::Untrusted(_))));
