@@ -6,6 +6,7 @@ use std::path::Path;
 
 use api::host::{CgroupVersion, DeviceAccess, HugePagePool, IoUring, KvmBackend};
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+use sys::uring::FileRing;
 
 /// The host's memory.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -133,10 +134,10 @@ pub(super) fn cgroup_version_at(root: &Path) -> CgroupVersion {
     }
 }
 
-/// Makes a ring of one entry: sysctl, seccomp and an old kernel all show in how that fails.
+/// Asks as a disk does: sysctl, seccomp and an old kernel all show in how that fails.
 pub(super) fn io_uring() -> IoUring {
-    match io_uring::IoUring::new(1) {
-        Ok(_) => IoUring::Ok,
+    match FileRing::probe() {
+        Ok(()) => IoUring::Ok,
         Err(error) => match error.kind() {
             io::ErrorKind::PermissionDenied => IoUring::Denied,
             io::ErrorKind::Unsupported => IoUring::Missing,
