@@ -36,7 +36,7 @@ impl Tap {
             let path = format!("/sys/class/net/{}/{file}", self.name);
             std::fs::read_to_string(&path).with_context(|| path)
         };
-        let files = ["flags", "tun_flags", "owner", "group", "address", "mtu", "carrier_changes"];
+        let files = ["flags", "tun_flags", "owner", "group", "address", "mtu"];
         files.iter().map(|file| Ok(format!("{file} {}", read(file)?))).collect()
     }
 }

@@ -19,12 +19,11 @@ pub(crate) struct Cli {
     verbose: u8,
 }
 
-/// A command of `vmctl`.
+/// A command of `vmctl`. Each is documented with its arguments: a docstring here would replace that
+/// one in the help.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
-    /// Boots a guest kernel as a virtual machine and connects this terminal to its console.
     Boot(Box<BootArgs>),
-    /// Shows what this host can do, and what to do about what it can't.
     Doctor(DoctorArgs),
 }
 
