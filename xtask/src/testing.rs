@@ -1,9 +1,11 @@
 //! `cargo xtask test`: formatting, lints, unit tests, then guests booted for real.
 //!
 //! A test that finds that it can't run prints a line `SKIPPED: REASON` and returns: it is counted
-//! as skipped, not as passed.
+//! as skipped, not as passed. Two reasons of `#[ignore = "REASON"]` have a meaning: `needs root: …`
+//! has the test run as root where the guests run; `…: run alone by TEST` makes it a part of another.
 
 mod libtest;
+mod programs;
 mod suites;
 
 use std::fs;
@@ -22,6 +24,9 @@ use crate::{artifacts, dirs, process};
 /// The crate of the suites that boot guests; they don't run by themselves.
 const SUITES_CRATE: &str = "integration-tests";
 
+/// How the reason begins for which a test is ignored that is run as root later.
+const NEEDS_ROOT: &str = "needs root";
+
 /// Command line of `cargo xtask test`.
 #[derive(clap::Args)]
 pub(crate) struct Args {
@@ -29,7 +34,8 @@ pub(crate) struct Args {
     #[arg(long, conflicts_with_all = ["suites", "filter", "native", "lab"])]
     unit: bool,
 
-    /// Only this suite, one of the files in tests/tests; may be given more than once.
+    /// Only this suite, one of the files in tests/tests, or `sys`: that crate's tests that need
+    /// root. May be given more than once.
     #[arg(long = "suite", value_name = "NAME")]
     suites: Vec<String>,
 
@@ -67,6 +73,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     if !args.unit {
         packages::install(packages::ALL, Consent::Ask)?;
         let artifacts = artifacts::obtain_all()?;
+        // They run now, as root.
+        results.skipped.retain(|(_, reason)| !reason.starts_with(NEEDS_ROOT));
         suites::run(args, &artifacts, &logs, &mut results)?;
     }
     report(&results);
@@ -156,49 +164,9 @@ fn closing_line(results: &Results) -> String {
     line
 }
 
-/// Builds what the suites test, and the suites; returns the suites' names and programs.
-fn build_suites() -> Result<Vec<(String, PathBuf)>> {
-    step("Building vmctl and vmm", || {
-        process::run(
-            Command::new("cargo")
-                .args(["build", "--release", "--locked", "--package=vmctl", "--package=vmm"])
-                .current_dir(dirs::workspace()),
-        )
-    })?;
-    let messages = step("Building the suites", || {
-        process::capture(
-            Command::new("cargo")
-                .args(["test", "--locked", "--no-run", "--message-format=json", "--package"])
-                .arg(SUITES_CRATE)
-                .current_dir(dirs::workspace()),
-        )
-    })?;
-    Ok(messages.lines().filter_map(suite_of).collect())
-}
-
-/// Finds a suite in one of Cargo's messages.
-fn suite_of(message: &str) -> Option<(String, PathBuf)> {
-    let message: serde_json::Value = serde_json::from_str(message).ok()?;
-    let target = message.get("target")?;
-    let is_suite = target["kind"].as_array()?.iter().any(|kind| kind == "test");
-    let program = message.get("executable")?.as_str()?;
-    is_suite.then(|| Some((target["name"].as_str()?.to_owned(), PathBuf::from(program))))?
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn suites_are_found_in_cargos_messages() {
-        let suite = r#"{"reason":"compiler-artifact","target":{"kind":["test"],"name":"boot"},
-            "executable":"/t/boot-1"}"#;
-        let library = r#"{"reason":"compiler-artifact","target":{"kind":["lib"],"name":"x"},
-            "executable":"/t/x-1"}"#;
-        assert_eq!(suite_of(suite), Some(("boot".to_owned(), PathBuf::from("/t/boot-1"))));
-        assert_eq!(suite_of(library), None);
-        assert_eq!(suite_of("warning: not JSON"), None);
-    }
 
     #[test]
     fn closing_line_mentions_skipped_tests_only_if_there_are_any() {

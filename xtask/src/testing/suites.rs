@@ -11,7 +11,8 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use super::libtest::{Results, Sink};
-use super::{Args, build_suites, run_parsed};
+use super::programs::{self, Program};
+use super::{Args, run_parsed};
 use crate::dirs;
 use crate::lab::{self, Console, Outcome, Spec};
 use crate::probe::{self, Place};
@@ -29,8 +30,7 @@ const LAB_MEMORY: &str = "7G";
 
 /// A suite, and everything that its run depends on.
 struct Suite<'a> {
-    name: String,
-    program: PathBuf,
+    program: Program,
     artifacts: &'a Path,
     logs: PathBuf,
     filter: Option<&'a str>,
@@ -42,9 +42,10 @@ struct Suite<'a> {
 ///
 /// Fails when they can't be built or run.
 pub(super) fn run(args: &Args, artifacts: &Path, logs: &Path, results: &mut Results) -> Result<()> {
-    let programs = build_suites()?;
+    let mut programs = programs::build()?;
+    programs.sort_by(|one, other| one.name.cmp(&other.name));
     for name in &args.suites {
-        ensure!(programs.iter().any(|(other, _)| other == name), "there is no suite named {name}");
+        ensure!(programs.iter().any(|other| other.name == *name), "there is no suite named {name}");
     }
     let place = choose_place(args);
     match &place {
@@ -52,11 +53,11 @@ pub(super) fn run(args: &Args, artifacts: &Path, logs: &Path, results: &mut Resu
         Place::Lab(reason) => eprintln!("Guests run in the lab: {reason}"),
     }
     let mut queue = VecDeque::new();
-    for (name, program) in programs {
-        if args.suites.is_empty() || args.suites.contains(&name) {
-            let logs = logs.join(&name);
+    for program in programs {
+        if args.suites.is_empty() || args.suites.contains(&program.name) {
+            let logs = logs.join(&program.name);
             let filter = args.filter.as_deref();
-            queue.push_back(Suite { name, program, artifacts, logs, filter });
+            queue.push_back(Suite { program, artifacts, logs, filter });
         }
     }
     let jobs = args.jobs.map_or_else(default_jobs, usize::from).min(queue.len());
@@ -121,28 +122,28 @@ impl Suite<'_> {
         fs::create_dir_all(&self.logs)
             .with_context(|| format!("cannot create {}", self.logs.display()))?;
         let log = self.logs.join("output.log");
-        let sink = Sink::new(&self.name, &log, true)?;
+        let sink = Sink::new(&self.program.name, &log, true)?;
         let problem = match place {
             Place::Native(_) => self.run_natively(&sink)?,
             Place::Lab(_) => self.run_in_lab(&sink)?,
         };
         let filtered_out = self.filter.is_some();
-        let results = sink.finish(&self.name, problem, &log);
+        let results = sink.finish(&self.program.name, problem, &log);
         if filtered_out && results.passed + results.failed.len() + results.skipped.len() == 0 {
-            eprintln!("{}: no test has such a name", self.name);
+            eprintln!("{}: no test has such a name", self.program.name);
         }
         Ok(results)
     }
 
     fn run_natively(&self, sink: &Sink) -> Result<String> {
-        let mut command = Command::new(&self.program);
+        let mut command = Command::new(&self.program.path);
         command.args(self.arguments()).envs(self.environment(&self.logs));
         command.current_dir(dirs::workspace().join("tests"));
         run_parsed(command, sink)
     }
 
     fn run_in_lab(&self, sink: &Sink) -> Result<String> {
-        let mut command = vec![self.program.to_string_lossy().into_owned()];
+        let mut command = vec![self.program.path.to_string_lossy().into_owned()];
         command.extend(self.arguments());
         let mut spec = Spec::new(command);
         spec.memory = LAB_MEMORY.to_owned();
@@ -169,6 +170,9 @@ impl Suite<'_> {
 
     fn arguments(&self) -> Vec<String> {
         let mut arguments = vec![format!("--test-threads={LAB_CPUS}"), "--show-output".to_owned()];
+        if self.program.only_ignored {
+            arguments.push("--ignored".to_owned());
+        }
         arguments.extend(self.filter.map(str::to_owned));
         arguments
     }
