@@ -24,7 +24,7 @@ use anyhow::{Context, Result, bail};
 pub(crate) use self::measure::{Args as RunArgs, run as run_inside};
 use self::report::Report;
 use crate::lab::{self, Console, Outcome, Spec};
-use crate::packages::{self, Consent, Purpose};
+use crate::packages::{self, Consent};
 use crate::progress::step;
 use crate::{artifacts, dirs, process};
 
@@ -67,7 +67,7 @@ pub(crate) enum What {
 ///
 /// Fails when a contender doesn't boot its guest. A bar that isn't met is a result, no failure.
 pub(crate) fn run(args: &Args) -> Result<()> {
-    packages::install(&[Purpose::Lab, Purpose::Kernel], Consent::Ask)?;
+    packages::install(packages::ALL, Consent::Ask)?;
     let artifacts = artifacts::obtain_all()?;
     step("Building vmctl and vmm", build)?;
     let results = dirs::target().join("xtask/bench");
