@@ -207,7 +207,8 @@ fn kind_hint(kind: ErrorKind) -> Option<&'static str> {
         }
         ErrorKind::DiskSize => "truncate --size=%512 IMAGE rounds an image up to whole sectors",
         ErrorKind::DiskUnsupported => {
-            "give the image's format with ,format=raw or ,format=qcow2; it's never guessed"
+            "an image is a regular file or a block device, raw unless ,format=qcow2 says otherwise; \
+             its format is never guessed"
         }
         ErrorKind::TapMissing => {
             "ip tuntap add NAME mode tap user $USER vnet_hdr && ip link set NAME up"
