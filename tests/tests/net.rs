@@ -3,6 +3,7 @@
 
 use std::io::Write;
 use std::net::{Shutdown, TcpListener, UdpSocket};
+use std::process::Stdio;
 
 use anyhow::{Context, Result, ensure};
 use integration_tests::PATIENCE;
@@ -148,7 +149,11 @@ fn iperf3_runs_both_ways() -> Result<()> {
     let boot = Boot::debian_shell("iperf3").flag("--memory", "512M");
     let mut guest = start(boot, &namespace, "")?;
     for direction in ["", "--reverse"] {
-        let mut server = namespace.command("iperf3").args(["--server", "--one-off"]).spawn()?;
+        let mut server = namespace
+            .command("iperf3")
+            .args(["--server", "--one-off"])
+            .stdout(Stdio::null())
+            .spawn()?;
         // The server may not listen yet.
         let client = format!(
             "for i in $(seq 100); do iperf3 --client {} --bytes 16M --json {direction} \
