@@ -46,6 +46,8 @@ pub enum VmmError {
     Memory {
         /// How much, in MiB.
         size_mib: u64,
+        /// Whether it was to be of reserved huge pages.
+        huge: bool,
         /// Why not.
         reason: String,
     },
@@ -130,7 +132,8 @@ impl VmmError {
         match self {
             Self::Config(error) => error.kind(),
             Self::Host(error) => error.kind(),
-            Self::Memory { .. } => ErrorKind::MemoryUnavailable,
+            Self::Memory { huge: true, .. } => ErrorKind::HugePagesUnavailable,
+            Self::Memory { huge: false, .. } => ErrorKind::MemoryUnavailable,
             Self::Layout(_) => ErrorKind::ConfigInvalid,
             Self::OpenImage { image, source, .. } => open_kind(*image, source.kind()),
             Self::Boot { source, .. } => boot_kind(source),
@@ -144,6 +147,9 @@ impl VmmError {
 
     fn field(&self) -> Option<Field> {
         match self {
+            Self::Memory { huge: true, .. } => {
+                Some(Field::new(Section::MachineConfig, "huge_pages"))
+            }
             Self::Memory { .. } | Self::Layout(_) => {
                 Some(Field::new(Section::MachineConfig, "mem_size_mib"))
             }

@@ -27,7 +27,11 @@ pub enum Pages {
 /// memory in all than the guest is to get.
 pub fn allocate(ranges: &[(GuestAddress, u64)], pages: Pages) -> Result<GuestRam, VmmError> {
     let size_bytes: u64 = ranges.iter().map(|(_, size)| size).sum();
-    let fail = |reason: String| VmmError::Memory { size_mib: size_bytes >> 20, reason };
+    let fail = |reason: String| VmmError::Memory {
+        size_mib: size_bytes >> 20,
+        huge: pages == Pages::Huge2M,
+        reason,
+    };
     let host_bytes = host_memory_bytes();
     if size_bytes > host_bytes {
         return Err(fail(format!("this machine has {} MiB in all", host_bytes >> 20)));
