@@ -22,9 +22,9 @@ mod bytes;
 pub mod console;
 pub mod disk;
 pub mod interrupt;
+pub mod legacy;
 mod log_limit;
 pub mod pci;
-pub mod legacy;
 pub mod rate_limiter;
 pub mod virtio;
 
