@@ -18,7 +18,6 @@ use arch::{Arch, BootError, BootInfo, BootProtocol, KernelInfo, LayoutError, Mem
 use vm_memory::{Bytes, GuestMemoryBackend, ReadVolatile};
 
 pub use acpi::Platform;
-pub use kernel::{Compression, Payload, payload};
 
 use boot_data::Write;
 use registers::BootState;

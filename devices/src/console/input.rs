@@ -8,8 +8,7 @@ use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use rustix::io::Errno;
 use vmm_sys_util::eventfd::EventFd;
 
-/// How many bytes are read ahead of the guest, so that a filter sees an escape sequence even when
-/// the guest hangs.
+/// How many bytes are read ahead of the guest.
 const READ_AHEAD: usize = 4096;
 
 /// A console device that takes input.
@@ -21,10 +20,6 @@ pub trait InputTarget: Send + Sync {
     /// Returns the (non-blocking) eventfd that says "offer again".
     fn room(&self) -> &EventFd;
 }
-
-/// Sees everything read before the guest does: appends to its second argument what the guest is to
-/// get of its first.
-pub type InputFilter = Box<dyn FnMut(&[u8], &mut Vec<u8>) + Send>;
 
 /// How the source can be read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,30 +41,14 @@ pub struct ConsoleInput {
     file: Option<OwnedFd>,
     source: Source,
     target: Arc<dyn InputTarget>,
-    filter: Option<InputFilter>,
     pending: VecDeque<u8>,
-    filtered: Vec<u8>,
 }
 
 impl ConsoleInput {
     /// Reads `file`: a terminal, pipe, socket, regular file or `/dev/null`. At its end it is closed,
     /// and the guest simply gets no more.
     pub fn new(file: OwnedFd, target: Arc<dyn InputTarget>) -> Self {
-        Self {
-            file: Some(file),
-            source: Source::Unwatched,
-            target,
-            filter: None,
-            pending: VecDeque::new(),
-            filtered: Vec::new(),
-        }
-    }
-
-    /// Passes everything read through `filter`, for an escape sequence for instance.
-    #[must_use]
-    pub fn with_filter(mut self, filter: InputFilter) -> Self {
-        self.filter = Some(filter);
-        self
+        Self { file: Some(file), source: Source::Unwatched, target, pending: VecDeque::new() }
     }
 
     /// Hands over what is pending, then reads as long as there is room and something to read.
@@ -105,13 +84,7 @@ impl ConsoleInput {
             Ok(0) => self.end(ops),
             Ok(count) => {
                 let bytes = buffer.get(..count).unwrap_or_default();
-                match &mut self.filter {
-                    Some(filter) => {
-                        filter(bytes, &mut self.filtered);
-                        self.pending.extend(self.filtered.drain(..));
-                    }
-                    None => self.pending.extend(bytes),
-                }
+                self.pending.extend(bytes);
             }
             Err(Errno::INTR | Errno::AGAIN) => {}
             Err(error) => {

@@ -7,5 +7,5 @@
 mod input;
 mod output;
 
-pub use input::{ConsoleInput, InputFilter, InputTarget};
+pub use input::{ConsoleInput, InputTarget};
 pub use output::ConsoleOutput;

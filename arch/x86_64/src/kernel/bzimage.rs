@@ -35,8 +35,6 @@ struct Header {
     initrd_addr_max: u64,
     xloadflags: u64,
     cmdline_size: u64,
-    payload_offset: u64,
-    payload_length: u64,
     pref_address: u64,
     init_size: u64,
     bytes: Vec<u8>,
@@ -72,8 +70,6 @@ impl Header {
             initrd_addr_max: read(number::<4>(head, 0x22c))?,
             xloadflags: read(number::<2>(head, 0x236))?,
             cmdline_size: read(number::<4>(head, 0x238))?,
-            payload_offset: read(number::<4>(head, 0x248))?,
-            payload_length: read(number::<4>(head, 0x24c))?,
             pref_address: read(number::<8>(head, 0x258))?,
             init_size: read(number::<4>(head, 0x260))?,
             bytes: head.get(HEADER..end).ok_or_else(cut)?.to_vec(),
@@ -144,63 +140,4 @@ fn version<F: Read + Seek>(file: &mut F, header: &Header, source: &Source<'_>) -
         .map(|&byte| char::from(byte))
         .collect();
     (!word.is_empty()).then_some(word)
-}
-
-/// What a bzImage's payload is compressed with, by its magic number
-/// (`vmlinux` itself when it isn't).
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Compression {
-    /// gzip.
-    Gzip,
-    /// xz.
-    Xz,
-    /// Zstandard.
-    Zstd,
-    /// LZ4's legacy frame.
-    Lz4,
-    /// None: the payload is an ELF file.
-    None,
-}
-
-/// Where a bzImage keeps its compressed `vmlinux`.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Payload {
-    /// Offset in the file, in bytes.
-    pub offset: u64,
-    /// Length in bytes. The last four hold the length when unpacked, except with gzip's own.
-    pub size: u64,
-    /// How it is compressed.
-    pub compression: Compression,
-}
-
-/// Finds the compressed kernel in a bzImage; `None` when `file` is none, or of a compression that
-/// isn't known here.
-///
-/// # Errors
-/// When the file can't be read.
-pub fn payload<F: Read + Seek>(file: &mut F) -> Result<Option<Payload>, BootError> {
-    let file_bytes = arch::image_size(file, arch::Image::Kernel)?;
-    let head = read_at(file, 0, super::HEAD_BYTES.min(file_bytes))?;
-    if !is_one(&head) {
-        return Ok(None);
-    }
-    let Ok(header) = Header::parse(&head) else { return Ok(None) };
-    if header.payload_offset == 0 || header.payload_length < 8 {
-        return Ok(None);
-    }
-    let offset = header.code_offset() + header.payload_offset;
-    let source = Source { head: &head, file_bytes };
-    if source.check("the payload", offset, header.payload_length).is_err() {
-        return Ok(None);
-    }
-    let magic = read_at(file, offset, 6)?;
-    let compression = match magic.as_slice() {
-        [0x1f, 0x8b, ..] => Compression::Gzip,
-        [0xfd, b'7', b'z', b'X', b'Z', 0] => Compression::Xz,
-        [0x28, 0xb5, 0x2f, 0xfd, ..] => Compression::Zstd,
-        [0x02, 0x21, 0x4c, 0x18, ..] => Compression::Lz4,
-        [0x7f, b'E', b'L', b'F', ..] => Compression::None,
-        _ => return Ok(None),
-    };
-    Ok(Some(Payload { offset, size: header.payload_length, compression }))
 }

@@ -10,8 +10,6 @@ use std::io::{Read, Seek, SeekFrom};
 use arch::{BootError, GuestRange, Image, KernelFormat, KernelInfo, MemoryLayout, image_size};
 use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryError, ReadVolatile};
 
-pub use bzimage::{Compression, Payload, payload};
-
 /// How much of a file is looked at to find out what it is: more than the longest setup header.
 const HEAD_BYTES: u64 = 4096;
 

@@ -161,24 +161,3 @@ fn directory_ends_the_input() {
     let directory = File::open("/").unwrap();
     Loop::new(ConsoleInput::new(directory.into(), device)).settle();
 }
-
-#[test]
-fn filter_sees_input_that_a_hanging_guest_does_not_take() {
-    let (reader, mut writer) = pipe().unwrap();
-    let device = Device::new(0);
-    let escapes = Arc::new(Mutex::new(0));
-    let counted = Arc::clone(&escapes);
-    let input = ConsoleInput::new(reader.into(), device.clone()).with_filter(Box::new(
-        move |bytes, kept| {
-            *counted.lock().unwrap() += bytes.iter().filter(|byte| **byte == 0x1d).count();
-            kept.extend(bytes.iter().filter(|byte| **byte != 0x1d));
-        },
-    ));
-    let mut events = Loop::new(input);
-    writer.write_all(b"a\x1db").unwrap();
-    events.settle();
-    assert_eq!(*escapes.lock().unwrap(), 1);
-    device.make_room(10);
-    events.settle();
-    assert_eq!(device.seen(), b"ab");
-}
