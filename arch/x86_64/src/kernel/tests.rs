@@ -257,3 +257,31 @@ fn version_without_an_end_is_cut() {
     file[0x480..0x600].fill(b'7');
     assert_eq!(loaded(file).0.version.unwrap().len(), 256);
 }
+
+/// Files that are well-formed go where rust-vmm's own loader puts them, and are entered alike.
+#[cfg(target_arch = "x86_64")]
+#[test]
+fn good_files_are_loaded_as_linux_loader_does() {
+    use linux_loader::loader::elf::PvhBootCapability;
+    use linux_loader::loader::{BzImage, Elf, KernelLoader};
+
+    let size = usize::try_from(RAM_BYTES - MIB).unwrap();
+    for file in [elf(), pvh(&0x10_0040_u64.to_le_bytes())] {
+        let (info, ours) = loaded(file.clone());
+        let theirs = memory();
+        let result = Elf::load(&theirs, None, &mut Cursor::new(file), None).unwrap();
+        let entry = match result.pvh_boot_cap {
+            PvhBootCapability::PvhEntryPresent(entry) => entry,
+            _ => result.kernel_load,
+        };
+        assert_eq!((info.entry, info.reserved.end().0), (entry, result.kernel_end));
+        assert_eq!(read(&ours, MIB, size), read(&theirs, MIB, size));
+    }
+    let file = bzimage();
+    let (info, ours) = loaded(file.clone());
+    let theirs = memory();
+    let at = Some(info.loaded.start());
+    let result = BzImage::load(&theirs, at, &mut Cursor::new(file), None).unwrap();
+    assert_eq!(info.loaded.start(), result.kernel_load);
+    assert_eq!(read(&ours, MIB, size), read(&theirs, MIB, size));
+}
