@@ -30,4 +30,5 @@ pub mod virtio;
 
 pub use bus::{Bus, BusDevice, BusError};
 pub use interrupt::{EventFdLine, InterruptLine, MsiMessage, MsiSender};
+pub use log_limit::LogLimit;
 pub use sys::memory::GuestRam;

@@ -11,7 +11,8 @@ const PERIOD: Duration = Duration::from_secs(10);
 const LINES: u32 = 8;
 
 /// Lets a few lines through in each period and counts the rest. One per place that logs.
-pub(crate) struct LogLimit(Mutex<Option<Burst>>);
+#[derive(Default)]
+pub struct LogLimit(Mutex<Option<Burst>>);
 
 struct Burst {
     start: Instant,
@@ -20,13 +21,13 @@ struct Burst {
 
 impl LogLimit {
     /// Creates a limit that has let nothing through yet.
-    pub(crate) const fn new() -> Self {
+    pub const fn new() -> Self {
         Self(Mutex::new(None))
     }
 
     /// Logs `what` as a warning, unless there were too many lately; then says how many were left
     /// out with the first line of the next period.
-    pub(crate) fn warn(&self, what: fmt::Arguments<'_>) {
+    pub fn warn(&self, what: fmt::Arguments<'_>) {
         match self.admit(Instant::now()) {
             Admission::Refused => {}
             Admission::Admitted { left_out: 0 } => log::warn!("{what}"),

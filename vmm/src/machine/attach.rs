@@ -1,5 +1,6 @@
 //! Gives virtio devices their place in the machine: a transport, addresses, interrupts, doorbells.
 
+use std::fmt;
 use std::sync::Arc;
 
 use api::config::Transport;
@@ -10,16 +11,13 @@ use devices::virtio::VirtioDevice;
 use devices::virtio::transport::{
     NotifyPoint, VirtioMmio, VirtioPci, VirtioPciResources, VirtioTransport,
 };
-use devices::{Bus, BusDevice, GuestRam, InterruptLine};
+use devices::{Bus, BusDevice, GuestRam, InterruptLine, LogLimit};
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use vm_memory::GuestAddress;
 
 use crate::error::VmmError;
 use crate::interrupts::InterruptRouter;
 use crate::vcpu::Buses;
-
-/// First port of PCI's configuration mechanism 1.
-const PCI_CONFIG_PORTS: u64 = 0xcf8;
 
 /// What the guest has to be told about where virtio devices are.
 #[derive(Debug)]
@@ -71,7 +69,7 @@ impl Attacher {
                 let ecam = Arc::new(Ecam::new(Arc::clone(&bus)));
                 buses.mmio.insert(layout.pci_ecam.start().0, Ecam::SIZE, ecam)?;
                 let ports = Arc::new(ConfigPorts::new(Arc::clone(&bus)));
-                buses.pio.insert(PCI_CONFIG_PORTS, ConfigPorts::SIZE, ports)?;
+                buses.pio.insert(ConfigPorts::BASE, ConfigPorts::SIZE, ports)?;
                 Place::Pci { bus, next_slot: 1, bars: layout.pci_mmio64 }
             }
             Transport::Mmio => Place::Mmio { windows: layout.virtio_mmio, places: Vec::new() },
@@ -173,12 +171,16 @@ struct Doorbells {
 
 impl BarObserver for Doorbells {
     fn moved(&self, old: Option<u64>, new: Option<u64>) {
+        static LOG: LogLimit = LogLimit::new();
         for (base, change) in [(old, Change::Remove), (new, Change::Add)] {
             let Some(base) = base else { continue };
             for point in &self.points {
                 if let Err(error) = doorbell(&self.vm, point, base, change) {
                     // The transport notifies the queue itself when the write exits: only slower.
-                    log::warn!("queue {} at {base:#x} has no ioeventfd: {error}", point.queue);
+                    LOG.warn(format_args!(
+                        "queue {}: can't {change} the ioeventfd at {base:#x}: {error}",
+                        point.queue
+                    ));
                 }
             }
         }
@@ -189,6 +191,15 @@ impl BarObserver for Doorbells {
 enum Change {
     Add,
     Remove,
+}
+
+impl fmt::Display for Change {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Add => "add",
+            Self::Remove => "remove",
+        })
+    }
 }
 
 /// Has KVM write the queue's eventfd itself when the guest writes the doorbell, or no longer.

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use arch_x86_64::layout::{gsi, ports};
 use devices::console::ConsoleOutput;
 use devices::legacy::{AcpiPm, I8042, MachineEvents, Pvpanic, Rtc, SerialPort};
-use devices::{Bus, InterruptLine};
+use devices::{Bus, InterruptLine, LogLimit};
 
 use crate::error::VmmError;
 use crate::interrupts::InterruptRouter;
@@ -24,8 +24,9 @@ impl MachineEvents for GuestRequests {
     }
 
     fn panicked(&self, crash_loaded: bool) {
+        static LOG: LogLimit = LogLimit::new();
         if crash_loaded {
-            log::warn!("the guest's kernel panicked and starts its crash kernel");
+            LOG.warn(format_args!("the guest's kernel panicked and starts its crash kernel"));
         } else {
             self.0.request(StopReason::GuestPanic);
         }
