@@ -158,7 +158,9 @@ pub enum ErrorKind {
     DiskDenied,
     /// The disk image lies on something that can only be read.
     DiskReadOnly,
-    /// The disk image is empty, or no multiple of 512 bytes long.
+    /// The disk image has no bytes at all.
+    DiskEmpty,
+    /// The disk image is no multiple of 512 bytes long.
     DiskSize,
     /// The path is no disk image: a directory, a socket, a damaged or different image format.
     DiskUnsupported,
@@ -168,8 +170,10 @@ pub enum ErrorKind {
     TapBusy,
     /// The TAP interface belongs to another user, or `/dev/net/tun` may not be opened.
     TapDenied,
-    /// The interface is no TAP, or lacks what was asked for (`multi_queue`, `vnet_hdr`).
-    TapUnsupported,
+    /// The TAP interface was made for one queue, and several were asked for.
+    TapSingleQueue,
+    /// The interface of the name is no TAP.
+    NotTap,
     /// There's no `/dev/kvm`.
     KvmMissing,
     /// `/dev/kvm` may not be opened.

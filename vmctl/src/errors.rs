@@ -205,6 +205,7 @@ fn kind_hint(kind: ErrorKind) -> Option<&'static str> {
         ErrorKind::DiskDenied | ErrorKind::DiskReadOnly => {
             "attach it with ,ro if the guest needn't write"
         }
+        ErrorKind::DiskEmpty => "truncate --size=10G IMAGE makes an empty disk of 10 GiB",
         ErrorKind::DiskSize => "truncate --size=%512 IMAGE rounds an image up to whole sectors",
         ErrorKind::DiskUnsupported => {
             "an image is a regular file or a block device, raw unless ,format=qcow2 says otherwise; \
@@ -218,7 +219,11 @@ fn kind_hint(kind: ErrorKind) -> Option<&'static str> {
             "make the TAP yours (ip tuntap add NAME mode tap user $USER vnet_hdr), and see that \
              you may open /dev/net/tun"
         }
-        ErrorKind::TapUnsupported => {
+        ErrorKind::NotTap => {
+            "--net takes a TAP, which may be a port of a bridge: ip tuntap add NAME mode tap user \
+             $USER vnet_hdr"
+        }
+        ErrorKind::TapSingleQueue => {
             "several queues need a TAP made for them: ip tuntap add NAME mode tap multi_queue \
              vnet_hdr"
         }

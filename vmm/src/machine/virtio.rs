@@ -99,7 +99,8 @@ fn disk_kind(kind: DiskErrorKind) -> (&'static str, ErrorKind) {
         DiskErrorKind::ReadOnly => (path, ErrorKind::DiskReadOnly),
         DiskErrorKind::Open => (path, ErrorKind::DiskDenied),
         DiskErrorKind::InUse => (path, ErrorKind::DiskInUse),
-        DiskErrorKind::Empty | DiskErrorKind::Length => (path, ErrorKind::DiskSize),
+        DiskErrorKind::Empty => (path, ErrorKind::DiskEmpty),
+        DiskErrorKind::Length => (path, ErrorKind::DiskSize),
         DiskErrorKind::NotAnImage | DiskErrorKind::OtherFile => (path, ErrorKind::DiskUnsupported),
         DiskErrorKind::Format => ("format", ErrorKind::DiskUnsupported),
         DiskErrorKind::Engine => ("io_engine", ErrorKind::IoUringUnavailable),
@@ -138,7 +139,8 @@ fn tap_kind(error: &TapError) -> ErrorKind {
         TapError::Absent { .. } => ErrorKind::TapMissing,
         TapError::Busy { .. } => ErrorKind::TapBusy,
         TapError::NotPermitted { .. } | TapError::NoTun { .. } => ErrorKind::TapDenied,
-        TapError::NotTap { .. } | TapError::SingleQueue { .. } => ErrorKind::TapUnsupported,
+        TapError::NotTap { .. } => ErrorKind::NotTap,
+        TapError::SingleQueue { .. } => ErrorKind::TapSingleQueue,
         TapError::InvalidName { .. } | TapError::InvalidQueues { .. } => ErrorKind::ConfigInvalid,
         TapError::Request { .. } => ErrorKind::Internal,
     }
@@ -198,4 +200,30 @@ fn rate_limit(limiter: &RateLimiter) -> RateLimiterConfig {
         refill_time_ms: bucket.refill_time,
     };
     RateLimiterConfig { bandwidth: limiter.bandwidth.map(bucket), ops: limiter.ops.map(bucket) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn empty_image_and_one_of_half_a_sector_are_told_apart() {
+        assert_eq!(disk_kind(DiskErrorKind::Empty).1, ErrorKind::DiskEmpty);
+        assert_eq!(disk_kind(DiskErrorKind::Length).1, ErrorKind::DiskSize);
+    }
+
+    #[test]
+    fn interface_that_is_no_tap_and_tap_of_one_queue_are_told_apart() {
+        let name = "lo".to_owned();
+        assert_eq!(tap_kind(&TapError::NotTap { name: name.clone() }), ErrorKind::NotTap);
+        let single = TapError::SingleQueue { name, queues: 2 };
+        assert_eq!(tap_kind(&single), ErrorKind::TapSingleQueue);
+    }
+
+    #[test]
+    fn made_up_address_is_unicast_and_locally_administered() {
+        for _ in 0..32 {
+            assert_eq!(random_mac().unwrap()[0] & 0b11, 0b10);
+        }
+    }
 }
