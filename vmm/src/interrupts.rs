@@ -21,8 +21,9 @@ const IOAPIC_PINS: u32 = 24;
 /// How many of them the two 8259s share.
 const PIC_PINS: u32 = 16;
 
-/// How many global system interrupts KVM routes at most (`KVM_MAX_IRQ_ROUTES`).
-const MAX_GSIS: u32 = 4096;
+/// How many global system interrupts there can be: KVM takes 4096 routes (`KVM_MAX_IRQ_ROUTES`), and
+/// each pin of the 8259s is a second one for its number.
+const MAX_GSIS: u32 = 4096 - PIC_PINS;
 
 /// Owns the interrupt routing table of one VM.
 pub struct InterruptRouter {
@@ -166,7 +167,8 @@ impl MsiSender for KvmMsiSender {
             vector.bound.store(false, Ordering::Release);
             return Ok(());
         };
-        if !vector.bound.load(Ordering::Acquire) {
+        // Unbound until the new route stands: if KVM refuses it, the old message must not be sent.
+        if !vector.bound.swap(false, Ordering::AcqRel) {
             // Registered while unbound, so that an unused vector costs KVM nothing.
             match self.router.vm.register_irqfd(&vector.eventfd, vector.gsi) {
                 Ok(()) => {}
