@@ -16,8 +16,9 @@ use std::time::{Duration, Instant};
 
 use rustix::process::Signal;
 
-/// How long a VMM may take to end on its own after it should have.
-const GRACE: Duration = Duration::from_secs(5);
+/// How long a VMM may take to end on its own after it should have: longer than it waits for a slow
+/// reader of its console (5 s), so that it gets to say why it ended.
+const GRACE: Duration = Duration::from_secs(10);
 
 /// How far the end of a VM has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
