@@ -73,3 +73,40 @@ impl Drop for ImmediateExit {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::fs::File;
+    use std::os::unix::fs::FileExt;
+
+    use super::*;
+
+    /// A page that can be mapped as a vCPU's can.
+    fn page() -> File {
+        let file = rustix::fs::memfd_create("run", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
+        let file = File::from(file);
+        file.set_len(4096).unwrap();
+        file
+    }
+
+    #[test]
+    fn flag_is_the_second_byte_and_nothing_else_changes() {
+        let page = page();
+        let flag = ImmediateExit::new(&page, 4096).unwrap();
+        for set in [true, false, true] {
+            flag.set(set);
+            let mut start = [0xff; 4];
+            page.read_exact_at(&mut start, 0).unwrap();
+            assert_eq!(start, [0, u8::from(set), 0, 0]);
+        }
+    }
+
+    #[test]
+    fn page_too_short_for_the_flag_and_what_cannot_be_mapped_are_refused() {
+        for size_bytes in [0, 1] {
+            assert!(ImmediateExit::new(&page(), size_bytes).is_err(), "{size_bytes}");
+        }
+        let (reader, _writer) = std::io::pipe().unwrap();
+        assert!(ImmediateExit::new(&reader, 4096).is_err());
+    }
+}
