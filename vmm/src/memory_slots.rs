@@ -20,6 +20,7 @@ pub(crate) fn set(vm: &VmFd, slot: u32, region: &GuestRegionMmap) -> Result<(), 
     // SAFETY:
     // - The range is a mapping that `region` owns, private to guest memory: nothing else lies in
     //   it, and Rust code reaches it through volatile accessors only.
-    // - The machine keeps the memory for as long as the VM's descriptor: see `Vm`'s field order.
+    // - The mapping outlives every vCPU that could reach it through this slot: see `Machine`'s field
+    //   order, and while it's being built no vCPU runs.
     unsafe { vm.set_user_memory_region(description) }
 }

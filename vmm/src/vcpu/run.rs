@@ -10,7 +10,7 @@ use crate::stop::StopReason;
 /// Runs the guest on the calling thread until the machine stops.
 ///
 /// Whoever wants the vCPU out sets `control`'s flag, then the run page's, then sends the signal;
-/// the loop looks at `control` each time it comes out of the guest by `EINTR`.
+/// the loop looks at `control` each time before it enters the guest.
 pub(super) fn run_loop(mut vcpu: Vcpu, control: &Control) {
     while !control.stop.load(Ordering::Acquire) {
         match vcpu.fd.run() {
