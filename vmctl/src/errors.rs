@@ -242,7 +242,10 @@ fn kind_hint(kind: ErrorKind) -> Option<&'static str> {
         ErrorKind::HugePagesUnavailable => {
             "reserve 2 MiB pages first (sysctl vm.nr_hugepages=N), or leave out --hugepages"
         }
-        ErrorKind::SocketInUse => "another VM listens there; give each a socket of its own",
+        ErrorKind::SocketInUse => {
+            "give each VM a socket of its own; if the one that listened there was killed, remove \
+             the file that it left"
+        }
         ErrorKind::IoUringUnavailable => "use engine=sync; vmctl doctor says why",
         _ => return None,
     })
