@@ -51,11 +51,11 @@ pub struct MsiMessage {
 /// Vectors are numbered from 0 to the function's MSI-X table size, end-exclusive; the owner of the
 /// table checks a guest's vector numbers before it calls.
 pub trait MsiSender: Send + Sync {
-    /// Binds `vector` to `message`, or unbinds it while it's masked (`None`).
+    /// Binds `vector` to `message`. Until then it's unbound; while it's masked it keeps its message.
     ///
     /// # Errors
     /// When the host refuses the route. The vector is then left unbound.
-    fn route(&self, vector: u16, message: Option<MsiMessage>) -> io::Result<()>;
+    fn route(&self, vector: u16, message: MsiMessage) -> io::Result<()>;
 
     /// Sends `vector`'s message. May be called from any thread; never blocks. A vector that is
     /// unbound sends nothing.

@@ -159,17 +159,11 @@ struct Vector {
 }
 
 impl MsiSender for KvmMsiSender {
-    /// An unbound vector keeps its route in KVM, unused: a driver that masks and unmasks with the
-    /// same message costs no system call.
-    fn route(&self, vector: u16, message: Option<MsiMessage>) -> io::Result<()> {
+    fn route(&self, vector: u16, message: MsiMessage) -> io::Result<()> {
         let vector = self.vectors.get(usize::from(vector)).ok_or(io::ErrorKind::InvalidInput)?;
-        let Some(message) = message else {
-            vector.bound.store(false, Ordering::Release);
-            return Ok(());
-        };
         // Unbound until the new route stands: if KVM refuses it, the old message must not be sent.
         if !vector.bound.swap(false, Ordering::AcqRel) {
-            // Registered while unbound, so that an unused vector costs KVM nothing.
+            // Registered only now, so that an unused vector costs KVM nothing.
             match self.router.vm.register_irqfd(&vector.eventfd, vector.gsi) {
                 Ok(()) => {}
                 Err(error) if error.errno() == libc::EBUSY => {}

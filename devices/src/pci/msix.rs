@@ -205,7 +205,7 @@ impl MsixTable {
             return;
         }
         if vector.routed != Some(vector.message) {
-            vector.routed = match self.sender.route(index, Some(vector.message)) {
+            vector.routed = match self.sender.route(index, vector.message) {
                 Ok(()) => Some(vector.message),
                 Err(error) => {
                     LOG.warn(format_args!("MSI-X vector {index} stays unbound: {error}"));

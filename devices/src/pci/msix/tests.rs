@@ -6,7 +6,7 @@ use super::*;
 
 #[derive(Debug, PartialEq, Eq)]
 enum Call {
-    Route(u16, Option<MsiMessage>),
+    Route(u16, MsiMessage),
     Signal(u16),
 }
 
@@ -23,7 +23,7 @@ impl Recorder {
 }
 
 impl MsiSender for Recorder {
-    fn route(&self, vector: u16, message: Option<MsiMessage>) -> io::Result<()> {
+    fn route(&self, vector: u16, message: MsiMessage) -> io::Result<()> {
         if self.refuses.load(Ordering::Acquire) {
             return Err(io::ErrorKind::OutOfMemory.into());
         }
@@ -49,7 +49,7 @@ fn message(data: u32) -> MsiMessage {
 }
 
 fn route(vector: u16, data: u32) -> Call {
-    Call::Route(vector, Some(message(data)))
+    Call::Route(vector, message(data))
 }
 
 /// Writes a message as Linux does: a double word at a time.
@@ -137,7 +137,7 @@ fn disabled_msix_drops_signals_and_what_was_pending() {
     assert_eq!(pending(&table), 0);
     mask(&table, 0, false);
     table.set_control(ENABLED);
-    assert_eq!(recorder.take(), [Call::Route(0, Some(MsiMessage::default()))]);
+    assert_eq!(recorder.take(), [Call::Route(0, MsiMessage::default())]);
 }
 
 #[test]

@@ -115,7 +115,7 @@ impl InterruptLine for Counter {
 }
 
 impl MsiSender for Counter {
-    fn route(&self, _vector: u16, _message: Option<MsiMessage>) -> std::io::Result<()> {
+    fn route(&self, _vector: u16, _message: MsiMessage) -> std::io::Result<()> {
         Ok(())
     }
 
