@@ -40,7 +40,7 @@ pub(crate) struct Args {
 /// Fails when something that the guest boots from can't be had, or when it doesn't boot.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let place = if args.lab { Place::Lab("--lab asks for it".to_owned()) } else { probe::place() };
-    let mut purposes = vec![Purpose::Kernel, Purpose::Disk];
+    let mut purposes = vec![Purpose::Kernel, Purpose::Disk, Purpose::Demo];
     if matches!(place, Place::Lab(_)) {
         purposes.push(Purpose::Lab);
     }

@@ -18,12 +18,15 @@ pub(crate) enum Purpose {
     Kernel,
     /// Building the Debian root disk.
     Disk,
+    /// The demo, besides the kernel, the disk and, where it boots there, the lab.
+    Demo,
     /// The tests that boot guests.
     Tests,
 }
 
 /// All purposes.
-pub(crate) const ALL: &[Purpose] = &[Purpose::Lab, Purpose::Kernel, Purpose::Disk, Purpose::Tests];
+pub(crate) const ALL: &[Purpose] =
+    &[Purpose::Lab, Purpose::Kernel, Purpose::Disk, Purpose::Demo, Purpose::Tests];
 
 /// The name of a Debian package and the reason that we install it for.
 type Package = (&'static str, &'static str);
@@ -38,6 +41,11 @@ const LAB: &[Package] = &[
 const DISK: &[Package] = &[
     ("mmdebstrap", "builds the Debian root file system"),
     ("e2fsprogs", "writes it into an ext4 image"),
+];
+
+const DEMO: &[Package] = &[
+    ("iproute2", "connects the demo's guest by a TAP device"),
+    ("iputils-ping", "shows that the demo's guest answers"),
 ];
 
 const TESTS: &[Package] = &[
@@ -57,6 +65,7 @@ impl Purpose {
             Self::Lab => LAB,
             Self::Kernel => kernel::PACKAGES,
             Self::Disk => DISK,
+            Self::Demo => DEMO,
             Self::Tests => TESTS,
         }
     }
@@ -110,12 +119,21 @@ pub(crate) fn install(purposes: &[Purpose], consent: Consent) -> Result<()> {
     ensure!(consent == Consent::Given || agreed()?, "the packages are needed: nothing was done");
 
     let names: Vec<&str> = missing.iter().map(|(name, _)| *name).collect();
-    if names.iter().any(|name| candidate(name).is_none()) {
+    let known = names.iter().all(|name| candidate(name).is_some());
+    if !known {
         update_lists()?;
     }
     let mut command = as_root("apt-get");
     command.args(["install", "--yes", "--quiet=2", "--no-install-recommends"]).args(names);
-    step("Installing them", || process::run(&mut command))
+    let mut install = || step("Installing them", || process::run(&mut command));
+    match install() {
+        // Old lists name versions that are no longer offered.
+        Err(_) if known => {
+            update_lists()?;
+            install()
+        }
+        outcome => outcome,
+    }
 }
 
 /// Fails with the line that would install the missing packages, if there are any.
