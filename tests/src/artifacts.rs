@@ -62,6 +62,11 @@ pub fn debian_shell_initrd() -> PathBuf {
     artifact("debian/shell-initrd")
 }
 
+/// Tells whether the suites run in the lab, where every instruction is emulated.
+pub fn in_lab() -> bool {
+    std::env::var_os("LAB_RESULTS").is_some()
+}
+
 /// Where consoles are logged; what stays there belongs to tests that failed.
 pub fn log_directory() -> Result<PathBuf> {
     let directory = variable("VMCTL_TEST_LOGS");
