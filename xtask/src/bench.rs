@@ -3,17 +3,18 @@
 //! Under an instruction-counting clock, CPU time comes out nearly equal in every run; wall time
 //! says little there. So what is compared is CPU time, with contenders taking turns in one lab.
 //!
-//! The parts: [`contender`] says what is compared, [`measure`] runs in the lab and takes samples,
-//! [`cgroup`] and [`smaps`] count CPU time and memory, [`report`] holds the samples to the bars.
+//! The parts: [`contender`] says what boots are compared, [`measure`] runs in the lab and takes
+//! samples, [`io`] has its own guests for disks and network cards, [`cgroup`] and [`smaps`] count
+//! CPU time and memory, [`report`] holds the samples to the bars.
 
 mod cgroup;
 mod contender;
+mod io;
 mod measure;
 mod report;
 mod smaps;
 
 use std::fs;
-use std::io;
 use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
@@ -56,8 +57,30 @@ pub(crate) enum What {
     Boot,
     /// The process's own memory, without the guest's, when the guest is up.
     Memory,
+    /// CPU time per operation of a disk: fio in the guest.
+    Block,
+    /// CPU time per MiB of a network card: iperf3 in the guest.
+    Net,
     /// All of it.
     All,
+}
+
+impl What {
+    fn has_boot(self) -> bool {
+        matches!(self, Self::Boot | Self::All)
+    }
+
+    fn has_memory(self) -> bool {
+        matches!(self, Self::Memory | Self::All)
+    }
+
+    fn has_block(self) -> bool {
+        matches!(self, Self::Block | Self::All)
+    }
+
+    fn has_net(self) -> bool {
+        matches!(self, Self::Net | Self::All)
+    }
 }
 
 /// Runs `cargo xtask bench`.
@@ -96,6 +119,8 @@ fn name(what: What) -> &'static str {
     match what {
         What::Boot => "boot",
         What::Memory => "memory",
+        What::Block => "block",
+        What::Net => "net",
         What::All => "all",
     }
 }
@@ -130,8 +155,8 @@ fn measure_in_lab(args: &Args, artifacts: &Path, results: &Path) -> Result<()> {
     spec.results = Some(results.to_owned());
     let console = Console::Streams {
         stdin: false,
-        stdout: Box::new(io::stderr()),
-        stderr: Box::new(io::stderr()),
+        stdout: Box::new(std::io::stderr()),
+        stderr: Box::new(std::io::stderr()),
     };
     match spec.run(console)? {
         Outcome::Exited(0) => Ok(()),

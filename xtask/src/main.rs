@@ -42,7 +42,7 @@ enum Task {
     Test(testing::Args),
     /// Make what guests are booted from (kernels, initramfs images, disk) and print its directory.
     Artifacts,
-    /// Measure boots and memory in the lab, beside QEMU's microvm.
+    /// Measure boots, memory, disks and networks in the lab, beside QEMU's microvm.
     Bench(bench::Args),
     /// The part of the measurements that runs in the lab.
     #[command(hide = true)]

@@ -12,7 +12,7 @@ use super::What;
 
 /// The guest kernel's command line, the same for all. An early console, or a chatty one, would
 /// measure the serial port.
-const CMDLINE: &str = "console=ttyS0 reboot=k panic=-1 quiet";
+pub(super) const CMDLINE: &str = "console=ttyS0 reboot=k panic=-1 quiet";
 
 /// A guest to boot.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -30,6 +30,7 @@ impl Guest {
         match what {
             What::Boot | What::All => &[Self::Lean, Self::Stock],
             What::Memory => &[Self::Lean],
+            What::Block | What::Net => &[],
         }
     }
 
@@ -164,7 +165,12 @@ fn config_name(guest: Guest) -> String {
     format!("{guest:?}.json")
 }
 
-fn copy(from: &Path, to: &Path) -> Result<()> {
+/// Copies a file, and makes the directory that it's to be in.
+///
+/// # Errors
+///
+/// Fails when one can't be read or the other can't be written.
+pub(super) fn copy(from: &Path, to: &Path) -> Result<()> {
     let dir = to.parent().context("a staged file is in a directory")?;
     fs::create_dir_all(dir)
         .and_then(|()| fs::copy(from, to))

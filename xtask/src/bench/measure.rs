@@ -1,4 +1,4 @@
-//! The part that runs in the lab: boots, and takes a sample of each boot.
+//! The part that runs in the lab: boots, takes a sample of each boot, and has [`io`] do its part.
 
 use std::fs;
 use std::io::Read;
@@ -12,11 +12,11 @@ use serde::{Deserialize, Serialize};
 
 use super::cgroup::Cgroup;
 use super::contender::{Guest, Program, Stage};
-use super::{What, name, smaps};
+use super::{What, io, name, smaps};
 use crate::process;
 
 /// What `/init` prints once it runs, and prints nothing like before.
-const MARK: &[u8] = b"@@ready@@";
+pub(super) const MARK: &[u8] = b"@@ready@@";
 
 /// How much of a console an error shows.
 const SHOWN_LINES: usize = 30;
@@ -62,6 +62,15 @@ impl Args {
     }
 }
 
+/// All that was measured.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct Samples {
+    /// Boots.
+    pub(super) boots: Vec<Sample>,
+    /// Disks and network cards at work.
+    pub(super) io: Vec<io::Sample>,
+}
+
 /// One boot, measured.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub(super) struct Sample {
@@ -87,9 +96,21 @@ pub(super) struct Sample {
 ///
 /// Fails when a guest doesn't come up, or without cgroup v2.
 pub(crate) fn run(args: &Args) -> Result<()> {
+    let samples = Samples {
+        boots: boots(args)?,
+        io: io::run(args.what, args.runs, &args.programs, &args.artifacts)?,
+    };
+    let json = serde_json::to_vec(&samples).context("cannot write the samples")?;
+    fs::write(&args.output, json).with_context(|| format!("cannot write {}", args.output.display()))
+}
+
+fn boots(args: &Args) -> Result<Vec<Sample>> {
+    let mut samples = Vec::new();
+    if Guest::of(args.what).is_empty() {
+        return Ok(samples);
+    }
     let stage = Stage::new(args.what, &args.programs, &args.artifacts)?;
     warm_up(&stage, args.what)?;
-    let mut samples = Vec::new();
     for run in 1..=args.runs {
         for &guest in Guest::of(args.what) {
             for program in Program::ALL {
@@ -99,8 +120,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
             }
         }
     }
-    let json = serde_json::to_vec(&samples).context("cannot write the samples")?;
-    fs::write(&args.output, json).with_context(|| format!("cannot write {}", args.output.display()))
+    Ok(samples)
 }
 
 /// Boots what leaves something behind that later boots find: QEMU's files in the page cache, a
@@ -187,10 +207,15 @@ fn wait_for_mark(child: &mut Child) -> Result<()> {
 
 /// Lets this process run as soon as it has something to read, not when the measured one, on the
 /// same CPU, has used up its slice.
-struct Ahead;
+pub(super) struct Ahead;
 
 impl Ahead {
-    fn of_others() -> Result<Self> {
+    /// Raises the priority until the result is dropped.
+    ///
+    /// # Errors
+    ///
+    /// Fails without the right to do so.
+    pub(super) fn of_others() -> Result<Self> {
         setpriority_process(None, -20).context("cannot raise the priority")?;
         Ok(Self)
     }

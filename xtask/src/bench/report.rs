@@ -1,12 +1,14 @@
 //! From samples to a table with the bars that they are held to.
 
+mod io;
+
 use std::fmt;
 
 use serde::Serialize;
 
 use super::What;
 use super::contender::{Guest, Program};
-use super::measure::Sample;
+use super::measure::{Sample, Samples};
 
 /// A bar: what at most may come out.
 const LEAN_CPU_SECONDS: f64 = 0.5;
@@ -18,8 +20,9 @@ const VMM_BINARY_MIB: f64 = 4.0;
 #[derive(Debug, Serialize)]
 pub(super) struct Report {
     rows: Vec<Row>,
+    io: Vec<io::Row>,
     bars: Vec<Bar>,
-    samples: Vec<Sample>,
+    samples: Samples,
     #[serde(skip)]
     what: What,
 }
@@ -52,7 +55,7 @@ struct Spread {
 /// A number that is promised, and what came out.
 #[derive(Debug, Serialize)]
 struct Bar {
-    name: &'static str,
+    name: String,
     unit: &'static str,
     measured: f64,
     at_most: f64,
@@ -60,11 +63,11 @@ struct Bar {
 
 impl Report {
     /// Sums up `samples`; `vmm_bytes` is the size of the VMM's release build.
-    pub(super) fn new(what: What, samples: Vec<Sample>, vmm_bytes: u64) -> Self {
+    pub(super) fn new(what: What, samples: Samples, vmm_bytes: u64) -> Self {
         let mut rows: Vec<Row> = Guest::of(what)
             .iter()
             .flat_map(|&guest| Program::ALL.map(|program| (guest, program)))
-            .filter_map(|(guest, program)| Row::new(guest, program, &samples))
+            .filter_map(|(guest, program)| Row::new(guest, program, &samples.boots))
             .collect();
         let baselines: Vec<(Guest, u64, u64)> = rows
             .iter()
@@ -77,8 +80,10 @@ impl Report {
             row.own_memory_of_qemu =
                 baseline.map(|(.., memory)| ratio(row.own_memory_kib.median, *memory));
         }
-        let bars = bars(what, &rows, vmm_bytes);
-        Self { rows, bars, samples, what }
+        let io = io::rows(&samples.io);
+        let mut bars = bars(what, &rows, vmm_bytes);
+        bars.extend(io::bars(&io));
+        Self { rows, io, bars, samples, what }
     }
 }
 
@@ -119,11 +124,11 @@ impl Spread {
 fn bars(what: What, rows: &[Row], vmm_bytes: u64) -> Vec<Bar> {
     let row = |guest, program| rows.iter().find(|r| r.guest == guest && r.program == program);
     let mut bars = Vec::new();
-    let mut add = |name, unit, measured: Option<f64>, at_most| {
-        bars.extend(measured.map(|measured| Bar { name, unit, measured, at_most }));
+    let mut add = |name: &str, unit, measured: Option<f64>, at_most| {
+        bars.extend(measured.map(|measured| Bar { name: name.into(), unit, measured, at_most }));
     };
     let lean = row(Guest::Lean, Program::Vmm);
-    if what != What::Memory {
+    if what.has_boot() {
         let cpu = lean.map(|row| seconds(row.cpu_us.median));
         add("lean kernel to /init, CPU time", "s", cpu, LEAN_CPU_SECONDS);
         // By `vmctl`, which keeps unpacked kernels; the VMM by itself boots a bzImage as it is.
@@ -131,7 +136,7 @@ fn bars(what: What, rows: &[Row], vmm_bytes: u64) -> Vec<Bar> {
         let name = "Debian's kernel to /init by vmctl boot, of QEMU's";
         add(name, "", stock, STOCK_CPU_OF_QEMU);
     }
-    if what != What::Boot {
+    if what.has_memory() {
         let memory = lean.map(|row| mib(row.own_memory_kib.median << 10));
         add("vmm's own memory, 1 vCPU and 128 MiB", "MiB", memory, OWN_MEMORY_MIB);
         add("vmm's release build", "MiB", Some(mib(vmm_bytes)), VMM_BINARY_MIB);
@@ -141,11 +146,14 @@ fn bars(what: What, rows: &[Row], vmm_bytes: u64) -> Vec<Bar> {
 
 impl fmt::Display for Report {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.what != What::Memory {
+        if self.what.has_boot() {
             self.write_boot(f)?;
         }
-        if self.what != What::Boot {
+        if self.what.has_memory() {
             self.write_memory(f)?;
+        }
+        if !self.io.is_empty() {
+            io::write(&self.io, f)?;
         }
         writeln!(f, "{:<50} {:>9} {:>9}", "Bar", "measured", "at most")?;
         for bar in &self.bars {
@@ -254,6 +262,7 @@ mod tests {
             sample(Guest::Stock, Program::Vmctl, 700_000),
             sample(Guest::Stock, Program::Qemu, 1_900_000),
         ];
+        let samples = Samples { boots: samples, io: Vec::new() };
         let report = Report::new(What::All, samples, 1 << 20);
         let ratios: Vec<Option<f64>> = report.rows.iter().map(|row| row.cpu_of_qemu).collect();
         assert_eq!(ratios, [Some(0.5), Some(1.0), Some(0.4), Some(1.0)]);
@@ -268,6 +277,7 @@ mod tests {
     #[test]
     fn what_was_not_measured_has_no_bar() {
         let samples = vec![sample(Guest::Lean, Program::Vmm, 1)];
+        let samples = Samples { boots: samples, io: Vec::new() };
         let report = Report::new(What::Memory, samples, 1 << 20);
         assert_eq!(report.bars.len(), 2);
         assert!(report.rows[0].own_memory_of_qemu.is_none());
