@@ -10,6 +10,7 @@ use vmm_sys_util::signal::Killable;
 
 use super::{Vcpu, run};
 use crate::error::VmmError;
+use crate::stop::{StopReason, StopSignal};
 
 /// What others ask of a vCPU's thread.
 #[derive(Default)]
@@ -38,9 +39,23 @@ pub fn spawn(vcpu: Vcpu) -> Result<VcpuHandle, VmmError> {
     let seen = Arc::clone(&control);
     let thread = Builder::new()
         .name(format!("vcpu{}", vcpu.index))
-        .spawn(move || run::run_loop(vcpu, &seen))
+        .spawn(move || {
+            let _guard = EndOnPanic(Arc::clone(&vcpu.stop));
+            run::run_loop(vcpu, &seen);
+        })
         .map_err(|source| VmmError::os("start a vCPU's thread", source))?;
     Ok(VcpuHandle { control, immediate_exit, thread: Some(thread) })
+}
+
+/// Ends the machine when its vCPU's thread unwinds: nobody would notice otherwise.
+struct EndOnPanic(Arc<StopSignal>);
+
+impl Drop for EndOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.request(StopReason::Fault("a vCPU's thread panicked".to_owned()));
+        }
+    }
 }
 
 impl VcpuHandle {
@@ -65,5 +80,24 @@ impl Drop for VcpuHandle {
         {
             log::error!("a vCPU's thread had panicked");
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn panic_of_a_vcpu_ends_the_machine_and_its_orderly_end_does_not() {
+        let stop = Arc::new(StopSignal::new().unwrap());
+        drop(EndOnPanic(Arc::clone(&stop)));
+        assert_eq!(stop.reason(), None);
+        let guard = EndOnPanic(Arc::clone(&stop));
+        let thread = std::thread::spawn(move || {
+            let _guard = guard;
+            panic!("as a bug would");
+        });
+        assert!(thread.join().is_err());
+        assert!(matches!(stop.reason(), Some(StopReason::Fault(_))));
     }
 }
