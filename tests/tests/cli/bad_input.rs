@@ -99,7 +99,7 @@ fn bad_disks_are_refused_and_left_as_they_are() -> Result<()> {
     let cases = [
         (workshop.path("missing"), "", "doesn't exist", None),
         (directory, "", "neither a regular file nor a block device", Some("format=")),
-        (workshop.file("empty", b"")?, "", "is empty", Some("512")),
+        (workshop.file("empty", b"")?, "", "is empty", Some("empty disk of")),
         (workshop.file("odd", &[7; 513])?, "", "513 bytes, not a multiple of 512", Some("512")),
         (workshop.file("raw", &[7; 512])?, ",format=qcow2", "can't be used as qcow2", Some("raw")),
     ];
@@ -218,6 +218,7 @@ fn taps_that_cannot_be_used_are_refused_and_left_as_they_are() -> Result<()> {
             .check(&boot(&workshop, &kernel, &["--net", net])?)
             .context(net.to_owned())
     };
+    refused("tap=lo", "is not a TAP", "port of a bridge")?;
     refused("tap=vmctl-absent", "no persistent TAP called vmctl-absent", "ip tuntap add")?;
     let tap = Tap::new("vmctl-single", &[])?;
     let before = tap.settings()?;
@@ -236,7 +237,7 @@ fn vsock_socket_that_cannot_be_made_is_refused() -> Result<()> {
     let file = workshop.file("precious", b"not a socket")?;
     let nowhere = workshop.path("missing").join("socket");
     for (path, words, hint) in [
-        (&file, "already", Some("give each a socket of its own")),
+        (&file, "already", Some("a socket of its own")),
         (&nowhere, "No such file or directory", None),
     ] {
         let vsock = format!("cid=3,path={}", path.display());

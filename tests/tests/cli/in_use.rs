@@ -37,7 +37,7 @@ fn disk_tap_and_socket_of_a_running_vm_are_refused_to_a_second_one() -> Result<(
         ("--disk", &disk, in_use, "another VM has the image open"),
         ("--disk", &read_only, in_use, "another VM has the image open"),
         ("--net", &net, in_use, "each VM needs a TAP of its own"),
-        ("--vsock", &vsock, "already", "give each a socket of its own"),
+        ("--vsock", &vsock, "already", "a socket of its own"),
     ];
     for (flag, value, words, hint) in cases {
         let place = format!("{flag} {value}: ");
