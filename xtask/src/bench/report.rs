@@ -155,7 +155,7 @@ impl fmt::Display for Report {
         if !self.io.is_empty() {
             io::write(&self.io, f)?;
         }
-        writeln!(f, "{:<50} {:>9} {:>9}", "Bar", "measured", "at most")?;
+        writeln!(f, "{:<53} {:>9} {:>9}", "Bar", "measured", "at most")?;
         for bar in &self.bars {
             let Bar { name, unit, measured, at_most } = bar;
             let verdict = if measured <= at_most {
@@ -163,7 +163,7 @@ impl fmt::Display for Report {
             } else {
                 format!("missed by {:.0} %", (measured / at_most - 1.0) * 100.0)
             };
-            let line = format!("{name:<50} {measured:>9.2} {at_most:>9.2} {unit:<3}");
+            let line = format!("{name:<53} {measured:>9.2} {at_most:>9.2} {unit:<3}");
             writeln!(f, "{line}  {verdict}")?;
         }
         Ok(())
