@@ -1,7 +1,7 @@
 //! Networks: a guest and a network namespace on the host reach each other, and what arrives is what
 //! was sent.
 
-use std::io::Write;
+use std::io::{BufRead, BufReader, Write};
 use std::net::{Shutdown, TcpListener, UdpSocket};
 use std::process::Stdio;
 
@@ -151,13 +151,17 @@ fn iperf3_runs_both_ways() -> Result<()> {
     for direction in ["", "--reverse"] {
         let mut server = namespace
             .command("iperf3")
-            .args(["--server", "--one-off"])
-            .stdout(Stdio::null())
+            .args(["--server", "--one-off", "--forceflush"])
+            .stdout(Stdio::piped())
             .spawn()?;
-        // The server may not listen yet.
+        let mut lines = BufReader::new(server.stdout.take().context("no stdout")?).lines();
+        // It says so once it listens.
+        let listens = lines.by_ref().map_while(Result::ok).any(|line| line.contains("listening"));
+        ensure!(listens, "iperf3's server ended early: {:?}", server.wait()?);
+        // The rest is read so that the server never waits for its reader.
+        let reader = std::thread::spawn(move || lines.map_while(Result::ok).count());
         let client = format!(
-            "for i in $(seq 100); do iperf3 --client {} --bytes 16M --json {direction} \
-             >/tmp/iperf.json && break; sleep 0.2; done; cat /tmp/iperf.json",
+            "iperf3 --client {} --bytes 16M --json {direction} >/tmp/iperf.json; cat /tmp/iperf.json",
             Namespace::HOST
         );
         let output = guest.try_run(&client);
@@ -167,6 +171,7 @@ fn iperf3_runs_both_ways() -> Result<()> {
             server.kill()?;
         }
         server.wait()?;
+        ensure!(reader.join().is_ok(), "the server's output can't be read");
         let text = output?.text;
         let report: Value = serde_json::from_str(&text).with_context(|| text.clone())?;
         ensure!(report.get("error").is_none(), "{text}");
