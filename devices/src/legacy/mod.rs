@@ -5,12 +5,14 @@ mod i8042;
 mod pvpanic;
 mod rtc;
 mod serial;
+mod vmgenid;
 
 pub use acpi_pm::AcpiPm;
 pub use i8042::I8042;
 pub use pvpanic::Pvpanic;
 pub use rtc::Rtc;
 pub use serial::SerialPort;
+pub use vmgenid::VmGenId;
 
 /// What a guest asks of its whole machine.
 ///

@@ -64,6 +64,12 @@ impl BarWindow {
             observer.moved(old, self.mapped);
         }
     }
+
+    /// Takes the range off the bus for good, whatever the guest still writes.
+    pub fn close(&mut self) {
+        self.place(None);
+        self.bus = Weak::new();
+    }
 }
 
 impl Drop for BarWindow {
@@ -149,6 +155,20 @@ mod tests {
         let mut window = BarWindow::new(&bus, Arc::new(Silent), 0x1000);
         window.place(Some(u64::MAX - 0x10));
         assert!(!answers(&bus, u64::MAX));
+    }
+
+    #[test]
+    fn closed_window_stays_nowhere_whatever_the_guest_writes() {
+        let bus = Arc::new(Bus::new());
+        let moves = Arc::new(Moves::default());
+        let mut window = BarWindow::new(&bus, Arc::new(Silent), 0x1000);
+        window.observe(moves.clone());
+        window.place(Some(0x1000));
+        window.close();
+        window.place(Some(0x1000));
+        drop(window);
+        assert!(!answers(&bus, 0x1000));
+        assert_eq!(*moves.0.lock().unwrap(), [(None, Some(0x1000)), (Some(0x1000), None)]);
     }
 
     #[test]

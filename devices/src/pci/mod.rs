@@ -6,6 +6,7 @@ mod bar;
 mod config_space;
 mod ecam;
 mod host_bridge;
+mod hotplug;
 mod msix;
 mod ports;
 
@@ -15,6 +16,7 @@ pub use bar::{BarObserver, BarWindow};
 pub use config_space::{ConfigSpace, Identity};
 pub use ecam::Ecam;
 pub use host_bridge::HostBridge;
+pub use hotplug::{EjectListener, PciHotplug, PciHotplugState};
 pub use msix::{MsixRegion, MsixTable};
 pub use ports::ConfigPorts;
 
@@ -30,6 +32,12 @@ pub trait PciFunction: Send + Sync {
 
     /// Writes `data` (1 to 8 bytes) at `offset`; all of them lie below 4096.
     fn write_config(&self, offset: u16, data: &[u8]);
+
+    /// Gives up its place on other buses for good: it has been taken off this one. Accesses that
+    /// had begun before may still arrive.
+    ///
+    /// Called on the thread that removes the function.
+    fn removed(&self) {}
 }
 
 /// Why a function can't be assembled or put on a bus.
@@ -90,9 +98,12 @@ impl PciBus {
         Ok(())
     }
 
-    /// Takes the function in `slot` off the bus and returns it.
+    /// Takes the function in `slot` off the bus, with all of its BARs, and returns it. vCPUs that
+    /// are in the middle of an access to it finish that.
     pub fn remove(&self, slot: u8) -> Option<Arc<dyn PciFunction>> {
-        self.write_slots().get_mut(usize::from(slot))?.take()
+        let function = self.write_slots().get_mut(usize::from(slot))?.take()?;
+        function.removed();
+        Some(function)
     }
 
     /// Reads configuration space; `data` becomes all ones where nothing answers.
