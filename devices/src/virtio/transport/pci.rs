@@ -144,6 +144,10 @@ impl PciFunction for VirtioPci {
             self.registers.msix().set_control(u16::from_le_bytes(control));
         }
     }
+
+    fn removed(&self) {
+        self.state().bar.close();
+    }
 }
 
 impl State {
