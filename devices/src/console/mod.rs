@@ -6,6 +6,8 @@
 
 mod input;
 mod output;
+mod socket;
 
 pub use input::{ConsoleInput, InputTarget};
 pub use output::ConsoleOutput;
+pub use socket::{ConsoleServer, ConsoleSocket};

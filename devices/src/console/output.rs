@@ -19,6 +19,8 @@ use std::time::Duration;
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
+use super::socket::Hub;
+
 /// How many bytes wait for the reader at most.
 const CAPACITY: usize = 64 << 10;
 
@@ -34,11 +36,18 @@ const LINGER: Duration = Duration::from_millis(2);
 const FILE_CHUNK: usize = 4096;
 const TERMINAL_CHUNK: usize = 256;
 
-/// Takes a guest's console output and writes it to a host file.
+/// Takes a guest's console output and writes it to a host file, or to a socket's clients.
 ///
 /// Dropping it writes what is left, for a second at most.
 pub struct ConsoleOutput {
-    writer: Option<Writer>,
+    sink: Sink,
+}
+
+enum Sink {
+    Discard,
+    File(Writer),
+    /// Never blocks.
+    Clients(Arc<Hub>),
 }
 
 struct Writer {
@@ -105,12 +114,17 @@ impl ConsoleOutput {
         let served = Arc::clone(&shared);
         let thread =
             Builder::new().name("console-out".to_owned()).spawn(move || served.serve(&file))?;
-        Ok(Self { writer: Some(Writer { shared, thread: Some(thread) }) })
+        Ok(Self { sink: Sink::File(Writer { shared, thread: Some(thread) }) })
     }
 
     /// Creates an output that goes nowhere and costs no thread.
     pub fn discard() -> Self {
-        Self { writer: None }
+        Self { sink: Sink::Discard }
+    }
+
+    /// Creates an output that a socket's clients get.
+    pub(super) fn to_hub(hub: Arc<Hub>) -> Self {
+        Self { sink: Sink::Clients(hub) }
     }
 
     /// Takes all of `bytes`. Blocks while the buffer is full and the reader merely slow; drops what
@@ -122,14 +136,16 @@ impl ConsoleOutput {
     /// Does what [`write`](Self::write) does until [`interrupt`](Self::interrupt) sets `cancelled`;
     /// what isn't taken by then is dropped.
     pub fn write_unless(&self, bytes: &[u8], cancelled: &AtomicBool) {
-        if let Some(writer) = &self.writer {
-            writer.shared.push(bytes, cancelled);
+        match &self.sink {
+            Sink::Discard => {}
+            Sink::File(writer) => writer.shared.push(bytes, cancelled),
+            Sink::Clients(hub) => hub.push(bytes),
         }
     }
 
     /// Sets `cancelled` and wakes the [`write_unless`](Self::write_unless) calls that look at it.
     pub fn interrupt(&self, cancelled: &AtomicBool) {
-        let Some(writer) = &self.writer else {
+        let Sink::File(writer) = &self.sink else {
             cancelled.store(true, Ordering::Release);
             return;
         };
@@ -140,14 +156,23 @@ impl ConsoleOutput {
     }
 
     /// Waits, for `limit` at most, until everything taken so far is written; returns whether it is.
+    /// A socket's clients get what they take at once.
     pub fn flush(&self, limit: Duration) -> bool {
-        self.writer.as_ref().is_none_or(|writer| writer.shared.flush(limit))
+        match &self.sink {
+            Sink::Discard => true,
+            Sink::File(writer) => writer.shared.flush(limit),
+            Sink::Clients(hub) => hub.flush(),
+        }
     }
 
     /// Counts the bytes that no reader will ever see: dropped because it had stopped, or refused by
     /// the file.
     pub fn dropped_bytes(&self) -> u64 {
-        self.writer.as_ref().map_or(0, |writer| writer.shared.lock().dropped_bytes)
+        match &self.sink {
+            Sink::Discard => 0,
+            Sink::File(writer) => writer.shared.lock().dropped_bytes,
+            Sink::Clients(hub) => hub.dropped_bytes(),
+        }
     }
 }
 

@@ -10,8 +10,9 @@ use api::config::Field;
 use api::config::{ConsoleConfig, ConsoleDevice, ConsoleOutput as Destination, Section};
 use api::event::ErrorKind;
 use devices::Bus;
-use devices::console::{ConsoleInput, ConsoleOutput, InputTarget};
+use devices::console::{ConsoleInput, ConsoleOutput, ConsoleSocket, InputTarget};
 use devices::virtio::console::{Console as VirtioConsole, ConsolePort};
+use event_manager::MutEventSubscriber;
 
 use super::attach::Attacher;
 use super::legacy;
@@ -24,7 +25,7 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 /// The host's side of the console.
 pub(super) struct Console {
     output: Arc<ConsoleOutput>,
-    input: Option<ConsoleInput>,
+    input: Option<Box<dyn MutEventSubscriber>>,
 }
 
 /// Creates the console's device and both ends of its connection. There is a serial port even when
@@ -38,7 +39,8 @@ pub(super) fn attach(
     router: &InterruptRouter,
     attacher: &mut Attacher,
 ) -> Result<Console, VmmError> {
-    let output = Arc::new(open_output(&config.output)?);
+    let (output, socket) = open_output(&config.output)?;
+    let output = Arc::new(output);
     let target: Arc<dyn InputTarget> = match config.device {
         ConsoleDevice::Serial => legacy::attach_serial(pio, router, Arc::clone(&output))?,
         ConsoleDevice::Virtio => {
@@ -50,19 +52,20 @@ pub(super) fn attach(
             port
         }
     };
-    let input = match &config.output {
-        Destination::Stdio => {
+    let input: Option<Box<dyn MutEventSubscriber>> = match (&config.output, socket) {
+        (Destination::Stdio, _) => {
             let stdin = duplicate(std::io::stdin())?;
-            Some(ConsoleInput::new(stdin, target))
+            Some(Box::new(ConsoleInput::new(stdin, target)))
         }
-        Destination::File(_) | Destination::None => None,
+        (_, Some(socket)) => Some(Box::new(socket.serve(target))),
+        (_, None) => None,
     };
     Ok(Console { output, input })
 }
 
 impl Console {
     /// Gives up the input, for an event loop to serve.
-    pub(super) fn take_input(&mut self) -> Option<ConsoleInput> {
+    pub(super) fn take_input(&mut self) -> Option<Box<dyn MutEventSubscriber>> {
         self.input.take()
     }
 
@@ -78,22 +81,43 @@ impl Console {
     }
 }
 
-fn open_output(destination: &Destination) -> Result<ConsoleOutput, VmmError> {
+/// Opens where the guest's output goes, and the socket if that's one.
+fn open_output(
+    destination: &Destination,
+) -> Result<(ConsoleOutput, Option<ConsoleSocket>), VmmError> {
     let file = match destination {
         Destination::Stdio => duplicate(std::io::stdout())?,
         Destination::File(path) => create(path)?.into(),
-        Destination::None => return Ok(ConsoleOutput::discard()),
+        Destination::Socket(path) => {
+            let socket = listen(path)?;
+            return Ok((socket.output(), Some(socket)));
+        }
+        Destination::None => return Ok((ConsoleOutput::discard(), None)),
     };
-    ConsoleOutput::new(file).map_err(|source| VmmError::os("start the console's writer", source))
+    let output = ConsoleOutput::new(file)
+        .map_err(|source| VmmError::os("start the console's writer", source))?;
+    Ok((output, None))
 }
 
 fn create(path: &Path) -> Result<File, VmmError> {
-    OpenOptions::new().create(true).append(true).open(path).map_err(|source| VmmError::Device {
-        what: format!("the console's file {path:?}"),
-        field: Field::new(Section::Console, "path"),
-        kind: ErrorKind::OutputDenied,
-        source: Box::new(source),
+    OpenOptions::new().create(true).append(true).open(path).map_err(|source| {
+        path_error(format!("the console's file {path:?}"), ErrorKind::OutputDenied, source)
     })
+}
+
+fn listen(path: &Path) -> Result<ConsoleSocket, VmmError> {
+    ConsoleSocket::bind(path).map_err(|source| {
+        let kind = match source.kind() {
+            std::io::ErrorKind::AddrInUse => ErrorKind::SocketInUse,
+            _ => ErrorKind::OutputDenied,
+        };
+        path_error(format!("the console's socket {path:?}"), kind, source)
+    })
+}
+
+fn path_error(what: String, kind: ErrorKind, source: std::io::Error) -> VmmError {
+    let field = Field::new(Section::Console, "path");
+    VmmError::Device { what, field, kind, source: Box::new(source) }
 }
 
 fn duplicate(stream: impl AsFd) -> Result<OwnedFd, VmmError> {

@@ -224,7 +224,7 @@ impl Machine {
             events.add_subscriber(Box::new(control));
         }
         if let Some(input) = self.console.take_input() {
-            events.add_subscriber(Box::new(input));
+            events.add_subscriber(input);
         }
         loop {
             if let Some(reason) = self.stop.reason() {

@@ -68,7 +68,8 @@ fn stopped_reader_costs_one_time_limit_and_no_memory() {
         output.write(b"x");
     }
     assert_eq!(output.dropped_bytes(), before + 100_000);
-    let state = output.writer.as_ref().unwrap().shared.lock();
+    let Sink::File(writer) = &output.sink else { panic!("no writer") };
+    let state = writer.shared.lock();
     assert!(state.ring.len() <= CAPACITY);
 }
 
@@ -111,7 +112,8 @@ fn interrupted_write_returns_without_the_reader() {
         output.interrupt(&cancelled);
         write.join().unwrap();
     });
-    let state = output.writer.as_ref().unwrap().shared.lock();
+    let Sink::File(writer) = &output.sink else { panic!("no writer") };
+    let state = writer.shared.lock();
     assert!(!state.stalled, "the write waited for its time limit");
 }
 
