@@ -39,6 +39,7 @@ pub fn memory_map(layout: &MemoryLayout) -> Vec<E820Entry> {
     let mut map = vec![
         E820Entry { range: layout::CONVENTIONAL_RAM, kind: E820Kind::Ram },
         E820Entry { range: layout::ACPI_TABLES, kind: E820Kind::Acpi },
+        E820Entry { range: layout::VM_GENERATION_ID, kind: E820Kind::Reserved },
         E820Entry { range: above_1_mib, kind: E820Kind::Ram },
         E820Entry { range: layout.pci_ecam, kind: E820Kind::Reserved },
         E820Entry {
@@ -99,7 +100,7 @@ mod tests {
     }
 
     #[test]
-    fn ecam_is_reserved_and_acpi_tables_are_acpi_data() {
+    fn what_the_guest_must_not_use_is_reserved_and_acpi_tables_are_acpi_data() {
         let map = memory_map(&memory_layout(128 * MIB, 46).unwrap());
         let kind_at = |address: GuestAddress| {
             map.iter().find(|entry| entry.range.contains(address)).map(|entry| entry.kind)
@@ -107,6 +108,7 @@ mod tests {
         assert_eq!(kind_at(layout::PCI_ECAM.start()), Some(E820Kind::Reserved));
         assert_eq!(kind_at(layout::KVM_TSS), Some(E820Kind::Reserved));
         assert_eq!(kind_at(layout::ACPI_TABLES.start()), Some(E820Kind::Acpi));
+        assert_eq!(kind_at(layout::VM_GENERATION_ID.start()), Some(E820Kind::Reserved));
         assert_eq!(kind_at(GuestAddress(0xa_0000)), None);
     }
 }

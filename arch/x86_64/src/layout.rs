@@ -10,7 +10,8 @@
 //! | `0x0000_8000..0x0000_e000` | page tables that map the first 4 GiB one to one |
 //! | `0x0001_0000..0x0002_0000` | command line |
 //! | `0x000a_0000..0x000e_0000` | nothing: on a PC, video memory and option ROMs |
-//! | `0x000e_0000..0x0010_0000` | ACPI tables, the RSDP first |
+//! | `0x000e_0000..0x000f_f000` | ACPI tables, the RSDP first |
+//! | `0x000f_f000..0x0010_0000` | VM generation ID, reserved |
 //! | `0x0010_0000..` | RAM: the kernel at its preferred address (usually 16 MiB), the initrd at the top |
 //! | `0xc000_0000..0xe000_0000` | 32-bit PCI BARs |
 //! | `0xe000_0000..0xe010_0000` | ECAM of PCI bus 0; up to `0xf000_0000` kept free for more buses |
@@ -21,7 +22,8 @@
 //! | `0x1_0000_0000..` | the rest of RAM, where there is more than 3 GiB |
 //! | above RAM, 1 GiB aligned | 64-bit PCI BARs |
 //!
-//! Everything below 1 MiB is only read while the kernel starts; Linux copies what it keeps.
+//! Everything below 1 MiB is only read while the kernel starts; Linux copies what it keeps. Only the
+//! VM generation ID is read again, whenever the guest is told that it has changed.
 
 use arch::{GuestRange, LayoutError, MemoryLayout, PAGE_SIZE};
 use vm_memory::GuestAddress;
@@ -49,7 +51,10 @@ pub const CMDLINE: GuestRange = range(0x1_0000, 0x2_0000);
 pub const CONVENTIONAL_RAM: GuestRange = range(0, 0xa_0000);
 /// ACPI tables. Inside the area that ACPI 6.5 §5.2.5.1 has searched for an RSDP, so that a kernel
 /// finds it even where the boot protocol's pointer is ignored.
-pub const ACPI_TABLES: GuestRange = range(0xe_0000, 0x10_0000);
+pub const ACPI_TABLES: GuestRange = range(0xe_0000, 0xf_f000);
+/// VM generation ID, at the start of a page that the guest uses for nothing else: what holds ACPI
+/// tables is RAM again once they have been read.
+pub const VM_GENERATION_ID: GuestRange = range(0xf_f000, 0x10_0000);
 /// Where extended memory, and so the lowest address for a kernel, starts.
 pub const HIGH_MEMORY: GuestAddress = GuestAddress(0x10_0000);
 
@@ -103,6 +108,9 @@ pub mod ports {
     pub const PVPANIC: PortRange = PortRange { base: 0x505, count: 1 };
     /// ACPI sleep control (+0), sleep status (+1) and reset (+2) registers.
     pub const ACPI: PortRange = PortRange { base: 0x600, count: 3 };
+    /// PCI hot-plug registers: slots that a function came into (+0), slots to be given up (+4), slots
+    /// given up (+8), 32 bits each. Only the DSDT's own AML uses them.
+    pub const PCI_HOTPLUG: PortRange = PortRange { base: 0x610, count: 12 };
     /// Sleep control register (ACPI 6.5 §4.8.3.7): the guest powers off by writing
     /// [`SLEEP_S5_VALUE`].
     pub const SLEEP_CONTROL: u16 = ACPI.base;
@@ -128,10 +136,16 @@ pub mod gsi {
     pub const COM1: u32 = 4;
     /// Real-time clock, as on every PC.
     pub const RTC: u32 = 8;
-    /// ACPI's generic event device; the PC's SCI, which hardware-reduced ACPI doesn't have.
+    /// ACPI's generic event device, when the power button is pressed; the PC's SCI, which
+    /// hardware-reduced ACPI doesn't have.
     pub const GED: u32 = 9;
-    /// Edge-triggered lines for virtio-mmio devices: every pin that no PC device claims. 0 to 3
-    /// belong to the timer, the keyboard, the PIC cascade and COM2.
+    /// ACPI's generic event device, when the VM generation ID has changed; COM2's on a PC.
+    pub const VM_GENERATION_ID: u32 = 3;
+    /// ACPI's generic event device, when PCI functions come or are to go. A virtio-mmio device's
+    /// where there's no PCI.
+    pub const PCI_HOTPLUG: u32 = 16;
+    /// Edge-triggered lines for virtio-mmio devices: every pin that no PC device claims. 0 to 2
+    /// belong to the timer, the keyboard and the PIC cascade.
     pub const VIRTIO_MMIO: [u32; 17] =
         [5, 6, 7, 10, 11, 12, 13, 14, 15, 16, 17, 18, 19, 20, 21, 22, 23];
     /// First number for an MSI route, after the I/O APIC's pins.
@@ -187,6 +201,7 @@ mod tests {
             PAGE_TABLES,
             CMDLINE,
             ACPI_TABLES,
+            VM_GENERATION_ID,
             PCI_MMIO32,
             PCI_ECAM,
             VIRTIO_MMIO,
@@ -201,7 +216,7 @@ mod tests {
             }
         }
         assert!(areas[..6].iter().all(|area| CONVENTIONAL_RAM.encloses(area)));
-        assert!(areas[7..].iter().all(|area| MMIO_GAP.encloses(area)));
+        assert!(areas[8..].iter().all(|area| MMIO_GAP.encloses(area)));
     }
 
     #[test]
@@ -274,7 +289,8 @@ mod tests {
 
     #[test]
     fn virtio_lines_are_io_apic_pins_of_no_other_device() {
-        let taken = [gsi::I8042, gsi::COM1, gsi::RTC, gsi::GED];
+        let taken = [gsi::I8042, gsi::COM1, gsi::RTC, gsi::GED, gsi::VM_GENERATION_ID];
+        assert!(!taken.contains(&gsi::PCI_HOTPLUG));
         assert!(gsi::VIRTIO_MMIO.iter().all(|gsi| *gsi < gsi::IOAPIC_PINS && !taken.contains(gsi)));
         assert!(gsi::VIRTIO_MMIO.is_sorted_by(|a, b| a < b));
     }

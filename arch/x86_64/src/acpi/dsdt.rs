@@ -8,12 +8,17 @@ use acpi_tables::aml::{
 use acpi_tables::sdt::Sdt;
 use arch::{GuestRange, MemoryLayout};
 
-use super::{HEADER_BYTES, OEM_ID, OEM_REVISION, OEM_TABLE_ID, Platform, bytes, last_bus};
-use crate::layout::gsi;
+use super::{
+    Built, HEADER_BYTES, OEM_ID, OEM_REVISION, OEM_TABLE_ID, Platform, bytes, last_bus, pci_hotplug,
+};
 use crate::layout::ports::{self, PortRange};
+use crate::layout::{self, gsi};
 
 /// `Notify` on a power button: it was pressed (ACPI 6.5 Table 5.165).
 const BUTTON_PRESSED: u8 = 0x80;
+/// `Notify` on a VM generation counter: it has changed (Microsoft's "Virtual Machine Generation
+/// ID", 2012).
+const GENERATION_CHANGED: u8 = 0x80;
 
 /// Builds the table.
 pub(super) fn build(layout: &MemoryLayout, platform: &Platform) -> Vec<u8> {
@@ -24,6 +29,7 @@ pub(super) fn build(layout: &MemoryLayout, platform: &Platform) -> Vec<u8> {
     if platform.pci {
         table.append_slice(&pci_host_bridge(layout));
         table.append_slice(&ecam_reservation(layout));
+        table.append_slice(&pci_hotplug::build());
     }
     for (index, (registers, interrupt)) in platform.virtio_mmio.iter().enumerate() {
         table.append_slice(&virtio_mmio(index, registers, *interrupt));
@@ -32,6 +38,8 @@ pub(super) fn build(layout: &MemoryLayout, platform: &Platform) -> Vec<u8> {
     table.append_slice(&ports_device("RTC0", &EISAName::new("PNP0B00"), ports::RTC));
     table.append_slice(&ports_device("PVPN", &"QEMU0001", ports::PVPANIC));
     table.append_slice(&power_button());
+    table.append_slice(&generation_id());
+    table.append_slice(&events(platform));
     table.append_slice(&soft_off());
     table.update_checksum();
     table.as_slice().to_vec()
@@ -146,34 +154,64 @@ fn ports_device(name: &str, hardware_id: &dyn Aml, ports: PortRange) -> Vec<u8> 
     ))
 }
 
-/// A power button, and the generic event device whose interrupt presses it (ACPI 6.5 §5.6.9).
+/// A power button, which an event presses.
 fn power_button() -> Vec<u8> {
-    let interrupt = u8::try_from(gsi::GED).unwrap_or(u8::MAX);
-    let mut aml = in_system_bus(&Device::new(
+    in_system_bus(&Device::new(
         Path::new("PWRB"),
         vec![
             &Name::new(Path::new("_HID"), &EISAName::new("PNP0C0C")),
             &Name::new(Path::new("_UID"), &0_u8),
         ],
-    ));
-    aml.extend(in_system_bus(&Device::new(
+    ))
+}
+
+/// The VM generation ID: where in memory it is (Microsoft's "Virtual Machine Generation ID", 2012).
+/// Drivers know the compatible name; every VMM has a name of its own before that.
+fn generation_id() -> Vec<u8> {
+    let address = layout::VM_GENERATION_ID.start().0;
+    in_system_bus(&Device::new(
+        Path::new("VGEN"),
+        vec![
+            &Name::new(Path::new("_HID"), &"VMCT0001"),
+            &Name::new(Path::new("_CID"), &"VM_Gen_Counter"),
+            &Name::new(Path::new("_DDN"), &"VM_Gen_Counter"),
+            &Name::new(
+                Path::new("ADDR"),
+                &Package::new(vec![&low_u32(address), &low_u32(address >> 32)]),
+            ),
+        ],
+    ))
+}
+
+/// The generic event device (ACPI 6.5 §5.6.9). Each sort of event has an interrupt of its own, so
+/// that nothing has to be read to tell them apart.
+fn events(platform: &Platform) -> Vec<u8> {
+    let notify = |device: &str, value: u8| bytes(&Notify::new(&Path::new(device), &value));
+    let mut events = vec![
+        (gsi::GED, notify("\\_SB_.PWRB", BUTTON_PRESSED)),
+        (gsi::VM_GENERATION_ID, notify("\\_SB_.VGEN", GENERATION_CHANGED)),
+    ];
+    if platform.pci {
+        events.push((gsi::PCI_HOTPLUG, pci_hotplug::call_check()));
+    }
+    let interrupts: Vec<_> = events.iter().map(|(gsi, _)| edge(*gsi)).collect();
+    let handlers: Vec<_> = events
+        .into_iter()
+        .map(|(gsi, action)| {
+            Built(bytes(&If::new(&Equal::new(&Arg(0), &gsi), vec![&Built(action)])))
+        })
+        .collect();
+    let interrupts = interrupts.iter().map(|interrupt| interrupt as &dyn Aml).collect();
+    let handlers = handlers.iter().map(|handler| handler as &dyn Aml).collect();
+    in_system_bus(&Device::new(
         Path::new("GED_"),
         vec![
             &Name::new(Path::new("_HID"), &"ACPI0013"),
             &Name::new(Path::new("_UID"), &0_u8),
-            &Name::new(Path::new("_CRS"), &ResourceTemplate::new(vec![&edge(gsi::GED)])),
-            &Method::new(
-                Path::new("_EVT"),
-                1,
-                true,
-                vec![&If::new(
-                    &Equal::new(&Arg(0), &interrupt),
-                    vec![&Notify::new(&Path::new("\\_SB_.PWRB"), &BUTTON_PRESSED)],
-                )],
-            ),
+            &Name::new(Path::new("_CRS"), &ResourceTemplate::new(interrupts)),
+            &Method::new(Path::new("_EVT"), 1, true, handlers),
         ],
-    )));
-    aml
+    ))
 }
 
 /// The sleep type of S5, soft off (ACPI 6.5 §7.4.2).

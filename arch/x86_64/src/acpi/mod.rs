@@ -1,10 +1,10 @@
 //! ACPI tables of a hardware-reduced machine (ACPI 6.5): RSDP, XSDT, FADT, MADT, MCFG, DSDT.
 
 mod dsdt;
+mod pci_hotplug;
 #[cfg(test)]
 mod tests;
 
-use acpi_tables::Aml;
 use acpi_tables::fadt::{FADT, FADTBuilder, Flags, PmProfile};
 use acpi_tables::gas::{AccessSize, AddressSpace, GAS};
 use acpi_tables::madt::{EnabledStatus, IoApic, ProcessorLocalApic};
@@ -12,6 +12,7 @@ use acpi_tables::mcfg::MCFG;
 use acpi_tables::rsdp::Rsdp;
 use acpi_tables::sdt::Sdt;
 use acpi_tables::xsdt::XSDT;
+use acpi_tables::{Aml, AmlSink};
 use arch::{BootError, GuestRange, MemoryLayout};
 use vm_memory::GuestAddress;
 
@@ -42,7 +43,7 @@ const ALIGNMENT: u64 = 16;
 pub struct Platform {
     /// How many vCPUs, at most 254: an xAPIC ID is a byte, and 255 means all.
     pub vcpus: u8,
-    /// Whether there is a PCI bus.
+    /// Whether there is a PCI bus, with hot-plug.
     pub pci: bool,
     /// virtio-mmio register blocks and their interrupts (GSIs).
     pub virtio_mmio: Vec<(GuestRange, u32)>,
@@ -140,4 +141,13 @@ fn bytes(table: &dyn Aml) -> Vec<u8> {
     let mut bytes = Vec::new();
     table.to_aml_bytes(&mut bytes);
     bytes
+}
+
+/// AML that is built already.
+struct Built(Vec<u8>);
+
+impl Aml for Built {
+    fn to_aml_bytes(&self, sink: &mut dyn AmlSink) {
+        sink.vec(&self.0);
+    }
 }

@@ -145,7 +145,11 @@ fn each_transport_has_its_devices_and_not_the_others() {
         ("LNRO0005", false, true),
         ("COM1", true, true),
         ("QEMU0001", true, true),
+        ("S001", true, false),
+        ("_EJ0", true, false),
+        ("PCHK", true, false),
         ("PWRB", true, true),
+        ("VM_Gen_Counter", true, true),
         ("ACPI0013", true, true),
         ("_S5_", true, true),
     ] {
@@ -165,4 +169,87 @@ fn windows_for_bars_are_the_layouts() {
     assert!(contains(dsdt, &fields.map(u64::to_le_bytes).concat()));
     let narrow = [0xc000_0000_u32, 0xdfff_ffff, 0, 0x2000_0000];
     assert!(contains(dsdt, &narrow.map(u32::to_le_bytes).concat()));
+}
+
+/// Bytes of a part of the DSDT, from where `name` first is to the end.
+fn dsdt_from(pci: bool, name: &str) -> Vec<u8> {
+    let (writes, _) = tables(&sample(pci));
+    let dsdt = &find(&writes, "DSDT").bytes;
+    let at = dsdt.windows(name.len()).position(|window| window == name.as_bytes());
+    dsdt[at.unwrap_or_else(|| panic!("no {name}"))..].to_vec()
+}
+
+#[test]
+fn every_slot_but_the_bridges_can_be_ejected_by_its_own_bit() {
+    for (slot, bit) in (1_u8..32).map(|slot| (slot, 1_u32 << slot)) {
+        let device = dsdt_from(true, &format!("S{slot:03}"));
+        // ACPI 6.5 §20.2.5.1: Name(_ADR, slot << 16).
+        let address = [b"\x08_ADR\x0c".as_slice(), &(u32::from(slot) << 16).to_le_bytes()].concat();
+        assert_eq!(&device[4..14], &address, "{slot}");
+        // Method(_EJ0, 1) { Store(bit, PEJT) }, the bit as narrow as it can be.
+        let eject = &device[device.windows(4).position(|name| name == b"_EJ0").unwrap() + 4..];
+        assert_eq!(eject[..2], [1, 0x70]);
+        let width = 1 << (eject[2] - 0x0a);
+        assert_eq!(number(eject, 3, width), u64::from(bit), "{slot}");
+        assert_eq!(&eject[3 + width..7 + width], b"PEJT");
+    }
+    let (writes, _) = tables(&sample(true));
+    let dsdt = &find(&writes, "DSDT").bytes;
+    assert!(!contains(dsdt, b"S000") && !contains(dsdt, b"S032"));
+}
+
+#[test]
+fn hot_plug_registers_are_three_double_words_at_their_ports() {
+    let region = dsdt_from(true, "PREG");
+    // SystemIO, word 0x610, byte 12; then the field: DWordAcc, NoLock, WriteAsZeros.
+    assert_eq!(region[4..10], [1, 0x0b, 0x10, 0x06, 0x0a, 12]);
+    let field = &region[13..];
+    assert_eq!((&field[..4], field[4]), (b"PREG".as_slice(), 0x43));
+    assert_eq!(&field[5..20], b"PCAM\x20PTGO\x20PEJT\x20");
+}
+
+#[test]
+fn each_event_has_its_interrupt_and_its_action() {
+    for (pci, gsis) in [(true, &[9, 3, 16][..]), (false, &[9, 3])] {
+        let device = dsdt_from(pci, "GED_");
+        let (resources, handlers) =
+            device.split_at(device.windows(4).position(|name| name == b"_EVT").unwrap());
+        for gsi in gsis {
+            // ACPI 6.5 §6.4.3.6: edge, active high, exclusive; one number.
+            let interrupt = [0x89, 6, 0, 0b0011, 1, *gsi, 0, 0, 0];
+            assert!(contains(resources, &interrupt), "{gsi}");
+            assert!(contains(handlers, &[0x93, 0x68, 0x0a, *gsi]), "{gsi}");
+        }
+        assert_eq!(resources.iter().filter(|byte| **byte == 0x89).count(), gsis.len());
+        assert!(contains(handlers, b"\x86\\\x2e_SB_PWRB\x0a\x80"));
+        assert!(contains(handlers, b"\x86\\\x2e_SB_VGEN\x0a\x80"));
+        assert_eq!(contains(handlers, b"\\\x2f\x03_SB_PCI0PCHK"), pci);
+    }
+}
+
+#[test]
+fn generation_id_is_named_and_lies_in_reserved_memory() {
+    let device = dsdt_from(false, "VGEN");
+    assert!(contains(&device[..60], b"\x08_CID\x0dVM_Gen_Counter\0"));
+    let address = device.windows(4).position(|name| name == b"ADDR").unwrap() + 4;
+    // Package of two integers, low and high half (ACPI 6.5 §20.2.5.4).
+    assert_eq!(device[address..address + 9], [0x12, 8, 2, 0x0c, 0, 0xf0, 0x0f, 0, 0]);
+    assert_eq!(layout::VM_GENERATION_ID.start().raw_value(), 0xf_f000);
+}
+
+#[test]
+fn hot_plug_costs_less_than_two_kib_of_aml() {
+    let bytes = pci_hotplug::build().len();
+    assert!(bytes < 2048, "{bytes} bytes");
+}
+
+/// For a look with ACPICA's disassembler: `iasl -d` on what `VMCTL_DSDT_DIR` names.
+#[test]
+#[ignore = "writes files"]
+fn tables_to_disassemble() {
+    let directory = std::path::PathBuf::from(std::env::var_os("VMCTL_DSDT_DIR").unwrap());
+    for (pci, name) in [(true, "pci.aml"), (false, "mmio.aml")] {
+        let (writes, _) = tables(&sample(pci));
+        std::fs::write(directory.join(name), &find(&writes, "DSDT").bytes).unwrap();
+    }
 }
