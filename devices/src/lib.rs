@@ -26,9 +26,11 @@ pub mod legacy;
 mod log_limit;
 pub mod pci;
 pub mod rate_limiter;
+pub mod state;
 pub mod virtio;
 
 pub use bus::{Bus, BusDevice, BusError};
 pub use interrupt::{EventFdLine, InterruptLine, MsiMessage, MsiSender};
 pub use log_limit::LogLimit;
+pub use state::{RestoreError, SaveError};
 pub use sys::memory::GuestRam;

@@ -1,7 +1,10 @@
 //! The 256 bytes that say what a function is, and what of them software may write.
 
+use serde::{Deserialize, Serialize};
+
 use super::PciError;
 use crate::bytes;
+use crate::state::RestoreError;
 
 /// Offsets in a type 0 header (§6.1).
 mod offset {
@@ -50,6 +53,10 @@ pub struct Identity {
     /// Number of the card, its vendor's own.
     pub subsystem: u16,
 }
+
+/// The bytes of a saved header.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigSpaceState(Vec<u8>);
 
 /// A type 0 header with memory BARs and capabilities, without extended space and without INTx.
 #[derive(Clone)]
@@ -159,6 +166,29 @@ impl ConfigSpace {
         for ((byte, mask), value) in places.zip(data) {
             *byte = *byte & !mask | value & mask;
         }
+    }
+
+    /// Returns the whole header, for [`restore`](Self::restore).
+    pub fn save(&self) -> ConfigSpaceState {
+        ConfigSpaceState(self.bytes.to_vec())
+    }
+
+    /// Takes over what software wrote into the header that `state` was saved of. What it can't
+    /// write stays as it is.
+    ///
+    /// # Errors
+    /// [`RestoreError`] when the state isn't one of such a function; nothing is changed then.
+    pub fn restore(&mut self, state: &ConfigSpaceState) -> Result<(), RestoreError> {
+        let ConfigSpaceState(saved) = state;
+        RestoreError::expect("configuration space of size", saved.len(), SIZE)?;
+        let identity = |bytes: &[u8]| {
+            let mut id = [0; 4];
+            bytes::read_at(bytes, 0, &mut id);
+            format!("{:#010x}", u32::from_le_bytes(id))
+        };
+        RestoreError::expect("PCI device and vendor", identity(saved), identity(&self.bytes))?;
+        self.write(0, saved);
+        Ok(())
     }
 
     /// Returns `N` bytes at `offset`; zeroes past the end.

@@ -13,11 +13,11 @@ mod ports;
 use std::sync::{Arc, PoisonError, RwLock};
 
 pub use bar::{BarObserver, BarWindow};
-pub use config_space::{ConfigSpace, Identity};
+pub use config_space::{ConfigSpace, ConfigSpaceState, Identity};
 pub use ecam::Ecam;
 pub use host_bridge::HostBridge;
 pub use hotplug::{EjectListener, PciHotplug, PciHotplugState};
-pub use msix::{MsixRegion, MsixTable};
+pub use msix::{MsixRegion, MsixTable, MsixVectorState};
 pub use ports::ConfigPorts;
 
 /// How many devices a bus has room for.

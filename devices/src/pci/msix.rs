@@ -3,6 +3,8 @@
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
+
 use super::{ConfigSpace, PciError};
 use crate::bytes;
 use crate::interrupt::{MsiMessage, MsiSender};
@@ -47,6 +49,19 @@ struct Vector {
     function: Function,
     /// What the sender was last told: telling it again would cost a system call.
     routed: Option<MsiMessage>,
+}
+
+/// A saved entry of the table.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MsixVectorState {
+    /// The guest-physical address that the message is written to.
+    pub address: u64,
+    /// The value written.
+    pub data: u32,
+    /// Whether the driver masked it.
+    pub masked: bool,
+    /// Whether it was signalled behind a mask.
+    pub pending: bool,
 }
 
 /// The MSI-X vectors of one function.
@@ -153,6 +168,31 @@ impl MsixTable {
             if let Some(mut vector) = self.lock(index) {
                 vector.pending = false;
             }
+        }
+    }
+
+    /// Returns every entry of the table with its pending bit. Message control isn't among it.
+    pub fn save(&self) -> Vec<MsixVectorState> {
+        let saved = |index: u16| {
+            let vector = self.lock(index)?;
+            Some(MsixVectorState {
+                address: vector.message.address,
+                data: vector.message.data,
+                masked: vector.masked,
+                pending: vector.pending,
+            })
+        };
+        (0..self.len()).filter_map(saved).collect()
+    }
+
+    /// Replaces the table's entries by saved ones, as many as there are. Messages are routed when
+    /// [`set_control`](Self::set_control) says that they may go out, and those that wait are sent.
+    pub fn restore(&self, saved: &[MsixVectorState]) {
+        for (index, state) in (0..self.len()).zip(saved) {
+            let Some(mut vector) = self.lock(index) else { continue };
+            vector.message = MsiMessage { address: state.address & !0b11, data: state.data };
+            vector.masked = state.masked;
+            vector.pending = state.pending;
         }
     }
 

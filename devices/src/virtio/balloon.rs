@@ -20,7 +20,7 @@ pub use stats::BalloonStats;
 use super::device::{ActivateError, Activation, DeviceType, VirtioDevice};
 use super::queue::{ChainBuffers, DeviceQueue};
 use super::serve::{RING_FEATURES, ServedQueue};
-use super::worker::QueueWorker;
+use super::worker::{QueueWorker, WorkerHandler};
 use crate::bytes::{read_at, value_u32};
 use pages::PageList;
 
@@ -104,8 +104,12 @@ impl VirtioDevice for Balloon {
             &activation.memory,
             activation.queues,
         )?;
-        let worker = QueueWorker::spawn("virtio-balloon".to_owned(), Box::new(handler))
-            .map_err(ActivateError::Worker)?;
+        let worker = QueueWorker::spawn(
+            "virtio-balloon".to_owned(),
+            Box::new(handler),
+            &activation.notifier,
+        )
+        .map_err(ActivateError::Worker)?;
         self.worker = Some(worker);
         self.port.attach(activation.notifier);
         Ok(())
@@ -114,6 +118,10 @@ impl VirtioDevice for Balloon {
     fn reset(&mut self) {
         self.worker = None;
         self.port.detach();
+    }
+
+    fn workers(&self) -> &[QueueWorker] {
+        self.worker.as_slice()
     }
 }
 
@@ -200,6 +208,9 @@ impl BalloonHandler {
         }
     }
 }
+
+/// Between two events nothing is in flight but the statistics, which the port keeps.
+impl WorkerHandler for BalloonHandler {}
 
 impl MutEventSubscriber for BalloonHandler {
     fn process(&mut self, events: Events, _ops: &mut EventOps) {

@@ -16,7 +16,7 @@ pub use port::ConsolePort;
 use super::device::{ActivateError, Activation, DeviceType, VirtioDevice};
 use super::queue::{ChainBuffers, DeviceQueue, Segment};
 use super::serve::{RING_FEATURES, ServedQueue};
-use super::worker::QueueWorker;
+use super::worker::{QueueWorker, WorkerHandler};
 use crate::log_limit::LogLimit;
 
 const QUEUE_SIZES: [u16; 2] = [128; 2];
@@ -45,7 +45,7 @@ pub struct Console {
 struct Active {
     /// Ends an output that waits for its reader.
     cancelled: Arc<AtomicBool>,
-    _worker: QueueWorker,
+    worker: QueueWorker,
 }
 
 impl Console {
@@ -105,10 +105,14 @@ impl VirtioDevice for Console {
             receive,
             transmit,
         );
-        let worker = QueueWorker::spawn("virtio-console".to_owned(), Box::new(handler))
-            .map_err(ActivateError::Worker)?;
+        let worker = QueueWorker::spawn(
+            "virtio-console".to_owned(),
+            Box::new(handler),
+            &activation.notifier,
+        )
+        .map_err(ActivateError::Worker)?;
         self.port.attach(Some(activation.notifier));
-        self.active = Some(Active { cancelled, _worker: worker });
+        self.active = Some(Active { cancelled, worker });
         Ok(())
     }
 
@@ -117,6 +121,10 @@ impl VirtioDevice for Console {
         if let Some(active) = self.active.take() {
             self.port.output().interrupt(&active.cancelled);
         }
+    }
+
+    fn workers(&self) -> &[QueueWorker] {
+        self.active.as_ref().map_or(&[], |active| std::slice::from_ref(&active.worker))
     }
 }
 
@@ -175,6 +183,9 @@ impl ConsoleHandler {
         });
     }
 }
+
+/// Between two events nothing is in flight.
+impl WorkerHandler for ConsoleHandler {}
 
 impl MutEventSubscriber for ConsoleHandler {
     fn process(&mut self, events: Events, _ops: &mut EventOps) {

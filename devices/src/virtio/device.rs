@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 
 use super::queue::DeviceQueue;
+use super::worker::QueueWorker;
 use crate::log_limit::LogLimit;
+use crate::state::{RestoreError, SaveError};
 use sys::memory::GuestRam;
 
 /// Device types that this VMM offers, by their numbers in VIRTIO 1.3 §5.
@@ -66,8 +68,54 @@ pub trait VirtioDevice: Send {
 
     /// Stops serving: joins every worker and waits until no I/O in flight can touch guest memory.
     ///
-    /// Called on reset and before a device is dropped, also when it was never activated.
+    /// Called on reset and before a device is dropped, also when it was never activated, and when
+    /// it is paused.
     fn reset(&mut self);
+
+    /// Returns the workers that serve the device's queues; none while it isn't active. By these, the
+    /// methods below pause and resume the device.
+    fn workers(&self) -> &[QueueWorker] {
+        &[]
+    }
+
+    /// Asks every worker to finish what is in flight and to park; doesn't wait for it.
+    fn request_pause(&mut self) {
+        self.workers().iter().for_each(QueueWorker::request_pause);
+    }
+
+    /// Waits until every worker is parked, asking it first if nobody did. Then nothing of the device
+    /// touches guest memory until [`resume`](Self::resume).
+    fn pause(&mut self) {
+        self.request_pause();
+        self.workers().iter().for_each(QueueWorker::wait_paused);
+    }
+
+    /// Lets every worker go on where it was. Connections, budgets and cursors are what they were.
+    fn resume(&mut self) {
+        self.workers().iter().for_each(QueueWorker::resume);
+    }
+
+    /// Returns what the device knows beyond its transport, for [`restore`](Self::restore). Called
+    /// while it's paused.
+    ///
+    /// # Errors
+    /// [`SaveError`] when the device can't be saved.
+    fn save(&self) -> Result<serde_json::Value, SaveError> {
+        Ok(serde_json::Value::Null)
+    }
+
+    /// Takes over what [`save`](Self::save) returned for a device like this one. Called on a device
+    /// that was never active, before it's activated for the driver that it was saved with; a reset
+    /// makes it forget.
+    ///
+    /// The state is a file's: every value in it can be anything.
+    ///
+    /// # Errors
+    /// [`RestoreError`] when the state isn't one of such a device.
+    fn restore(&mut self, state: serde_json::Value) -> Result<(), RestoreError> {
+        let _ = state;
+        Ok(())
+    }
 }
 
 /// What a device gets when its driver is ready.
@@ -114,6 +162,7 @@ pub struct Notifier {
     interrupt: Arc<dyn TransportInterrupt>,
     needs_reset: Arc<AtomicBool>,
     config_generation: Arc<AtomicU32>,
+    workers_start_paused: bool,
 }
 
 impl Notifier {
@@ -123,7 +172,20 @@ impl Notifier {
         needs_reset: Arc<AtomicBool>,
         config_generation: Arc<AtomicU32>,
     ) -> Self {
-        Self { interrupt, needs_reset, config_generation }
+        Self { interrupt, needs_reset, config_generation, workers_start_paused: false }
+    }
+
+    /// Makes the workers that are started with this notifier park first: the device is restored
+    /// into a machine that doesn't run yet.
+    #[must_use]
+    pub fn with_paused_workers(mut self) -> Self {
+        self.workers_start_paused = true;
+        self
+    }
+
+    /// Tells whether workers wait for a resume before they serve anything.
+    pub fn workers_start_paused(&self) -> bool {
+        self.workers_start_paused
     }
 
     /// Interrupts the driver for queue `index`, without looking at its suppression fields:

@@ -19,5 +19,5 @@ pub use counter::Counter;
 pub use device::{
     ActivateError, Activation, DeviceType, Notifier, TransportInterrupt, VirtioDevice,
 };
-pub use queue::{Chain, ChainBuffers, ChainError, DeviceQueue, QueueError, Segment};
-pub use worker::QueueWorker;
+pub use queue::{Chain, ChainBuffers, ChainError, DeviceQueue, QueueCursor, QueueError, Segment};
+pub use worker::{QueueWorker, WorkerHandler};

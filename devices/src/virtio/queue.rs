@@ -1,7 +1,7 @@
 //! A queue as its device sees it: pop chains, return them used, interrupt when the driver wants it.
 
 use std::sync::Arc;
-use std::sync::atomic::{Ordering, fence};
+use std::sync::atomic::{AtomicU16, Ordering, fence};
 
 use sys::memory::GuestRam;
 use virtio_bindings::virtio_ring::VRING_AVAIL_F_NO_INTERRUPT;
@@ -100,12 +100,40 @@ pub enum QueueError {
     },
 }
 
+/// How far a device has come in a queue, as a saved machine has to remember it (VIRTIO 1.3 §2.7).
+///
+/// Its queue keeps it up to date; whoever reads it must know that the queue's worker is parked.
+#[derive(Debug, Default)]
+pub struct QueueCursor {
+    next_available: AtomicU16,
+    next_used: AtomicU16,
+}
+
+impl QueueCursor {
+    /// Creates a cursor at these places in the available and the used ring.
+    pub fn new(next_available: u16, next_used: u16) -> Self {
+        Self { next_available: next_available.into(), next_used: next_used.into() }
+    }
+
+    /// Returns the index of the available ring's next element to pop. Chains that a device has
+    /// popped and would pop again after a restore are behind it.
+    pub fn next_available(&self) -> u16 {
+        self.next_available.load(Ordering::Acquire)
+    }
+
+    /// Returns the index of the used ring's next element to write.
+    pub fn next_used(&self) -> u16 {
+        self.next_used.load(Ordering::Acquire)
+    }
+}
+
 /// An enabled queue, handed to its device for the time between DRIVER_OK and reset.
 pub struct DeviceQueue {
     index: u16,
     queue: Queue,
     kick: Arc<EventFd>,
     notifier: Notifier,
+    cursor: Arc<QueueCursor>,
     /// How many chains were returned since the driver was last told, or decided not to be.
     unsignalled: u16,
 }
@@ -114,7 +142,32 @@ impl DeviceQueue {
     /// Wraps `queue`, whose rings the transport has checked; `kick` is the eventfd that KVM
     /// writes when the driver notifies the queue.
     pub fn new(index: u16, queue: Queue, kick: Arc<EventFd>, notifier: Notifier) -> Self {
-        Self { index, queue, kick, notifier, unsignalled: 0 }
+        let cursor = QueueCursor::new(queue.next_avail(), queue.next_used());
+        Self { index, queue, kick, notifier, cursor: Arc::new(cursor), unsignalled: 0 }
+    }
+
+    /// Tells `cursor`, besides, how far the device comes.
+    #[must_use]
+    pub fn with_cursor(mut self, cursor: Arc<QueueCursor>) -> Self {
+        self.cursor = cursor;
+        self.publish_cursor();
+        self
+    }
+
+    fn publish_cursor(&self) {
+        self.cursor.next_available.store(self.queue.next_avail(), Ordering::Release);
+        self.cursor.next_used.store(self.queue.next_used(), Ordering::Release);
+    }
+
+    /// Returns the index of the last popped chain's element in the available ring.
+    pub fn last_popped(&self) -> u16 {
+        self.queue.next_avail().wrapping_sub(1)
+    }
+
+    /// Has a saved machine pop again from the chain on that was popped at `position` (see
+    /// [`last_popped`](Self::last_popped)): the device only holds it. Lasts until the next pop.
+    pub fn show_available_from(&self, position: u16) {
+        self.cursor.next_available.store(position, Ordering::Release);
     }
 
     /// Returns the queue's index in the device.
@@ -140,12 +193,15 @@ impl DeviceQueue {
         let index = self.index;
         let mut available =
             self.queue.iter(memory).map_err(|source| QueueError::Ring { index, source })?;
-        Ok(available.next())
+        let chain = available.next();
+        self.cursor.next_available.store(self.queue.next_avail(), Ordering::Release);
+        Ok(chain)
     }
 
     /// Takes back the last popped chain, to be popped again later.
     pub fn undo_pop(&mut self) {
         self.queue.go_to_previous_position();
+        self.publish_cursor();
     }
 
     /// Returns the chain that starts at descriptor `head`, with `written_bytes` written by the
@@ -197,6 +253,7 @@ impl DeviceQueue {
             self.unsignalled = self.unsignalled.saturating_add(1);
         }
         self.queue.set_next_used(next);
+        self.cursor.next_used.store(next, Ordering::Release);
         memory
             .store(next.to_le(), at(2)?, Ordering::Release)
             .map_err(virtio_queue::Error::GuestMemory)

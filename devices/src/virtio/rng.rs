@@ -8,7 +8,7 @@ use vm_memory::Bytes;
 use super::device::{ActivateError, Activation, DeviceType, VirtioDevice};
 use super::queue::ChainBuffers;
 use super::serve::{RING_FEATURES, ServedQueue};
-use super::worker::QueueWorker;
+use super::worker::{QueueWorker, WorkerHandler};
 use crate::log_limit::LogLimit;
 
 const QUEUE_SIZES: [u16; 1] = [256];
@@ -48,8 +48,9 @@ impl VirtioDevice for Rng {
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         let queue = activation.queues.into_iter().next().ok_or(ActivateError::MissingQueue(0))?;
         let handler = RngHandler { requests: ServedQueue::new(queue, activation.memory) };
-        let worker = QueueWorker::spawn("virtio-rng".to_owned(), Box::new(handler))
-            .map_err(ActivateError::Worker)?;
+        let worker =
+            QueueWorker::spawn("virtio-rng".to_owned(), Box::new(handler), &activation.notifier)
+                .map_err(ActivateError::Worker)?;
         self.worker = Some(worker);
         Ok(())
     }
@@ -57,11 +58,18 @@ impl VirtioDevice for Rng {
     fn reset(&mut self) {
         self.worker = None;
     }
+
+    fn workers(&self) -> &[QueueWorker] {
+        self.worker.as_slice()
+    }
 }
 
 struct RngHandler {
     requests: ServedQueue,
 }
+
+/// Between two events nothing is in flight.
+impl WorkerHandler for RngHandler {}
 
 impl MutEventSubscriber for RngHandler {
     fn process(&mut self, _events: Events, _ops: &mut EventOps) {

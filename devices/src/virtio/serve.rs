@@ -144,14 +144,12 @@ impl ServedQueue {
 pub(super) mod testing {
     use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 
-    use super::super::worker::Handler;
-
     /// Runs a handler on the test's own thread.
-    pub(crate) struct Loop(EventManager<Handler>);
+    pub(crate) struct Loop(EventManager<Box<dyn MutEventSubscriber + Send>>);
 
     impl Loop {
         pub(crate) fn new(handler: impl MutEventSubscriber + Send + 'static) -> Self {
-            let mut manager = EventManager::<Handler>::new().unwrap();
+            let mut manager = EventManager::<Box<dyn MutEventSubscriber + Send>>::new().unwrap();
             manager.add_subscriber(Box::new(handler));
             Self(manager)
         }

@@ -12,12 +12,15 @@ use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use sys::memory::GuestRam;
 use virtio_bindings::virtio_blk::{VIRTIO_BLK_S_IOERR, VIRTIO_BLK_S_OK};
 use vm_memory::{Bytes, GuestAddress};
+use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent};
+use vmm_sys_util::eventfd::EventFd;
 
 use super::metrics::BlockMetrics;
 use super::request::{ID_BYTES, Limits, Request, RequestError, take_status};
 use crate::disk::{Completion, IoEngine, IoRequest};
 use crate::log_limit::LogLimit;
 use crate::rate_limiter::RateLimiter;
+use crate::virtio::worker::WorkerHandler;
 use crate::virtio::{Chain, ChainBuffers, DeviceQueue, QueueError, Segment};
 
 #[expect(clippy::cast_possible_truncation, reason = "a C int for a byte")]
@@ -142,6 +145,38 @@ impl QueueHandler {
             return self.serve();
         }
         Ok(self.parts.queue.signal_used(&self.parts.memory)?)
+    }
+
+    /// Returns what has completed and takes nothing new.
+    fn complete_only(&mut self) -> Result<(), ServiceError> {
+        self.return_completed()?;
+        Ok(self.parts.queue.signal_used(&self.parts.memory)?)
+    }
+
+    /// Takes back the tokens of what has completed on a broken queue, which can't be returned;
+    /// returns whether the engine still works.
+    fn reap_blindly(&mut self) -> bool {
+        let reaped = self.parts.engine.reap(&mut self.done);
+        for Completion { token, .. } in self.done.drain(..) {
+            let slot = self.in_flight.get_mut(usize::from(token));
+            if slot.and_then(Option::take).is_some() {
+                self.free.push(token);
+            }
+        }
+        reaped.is_ok()
+    }
+
+    /// Waits until the engine has more to reap; returns `false` if it never will.
+    fn await_completion(&self) -> bool {
+        static LOG: LogLimit = LogLimit::new();
+        let Some(completed) = self.parts.engine.completed() else { return false };
+        if let Err(error) = wait_readable(completed) {
+            LOG.warn(format_args!("can't wait for requests in flight: {error}"));
+            return false;
+        }
+        // Every completion writes it; the edge that wakes the event loop is another matter.
+        let _ = completed.read();
+        true
     }
 
     /// Pops requests and submits them to the engine.
@@ -294,6 +329,19 @@ impl QueueHandler {
     }
 }
 
+/// Waits until an eventfd has been written.
+fn wait_readable(eventfd: &EventFd) -> io::Result<()> {
+    let epoll = Epoll::new()?;
+    let fd = eventfd.as_raw_fd();
+    epoll.ctl(ControlOperation::Add, fd, EpollEvent::new(EventSet::IN, 0))?;
+    loop {
+        match epoll.wait(-1, &mut [EpollEvent::default()]) {
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            waited => return waited.map(drop),
+        }
+    }
+}
+
 /// Copies a chain's descriptors and parses the request in them; returns where its status goes, too.
 fn parse(
     memory: &GuestRam,
@@ -308,6 +356,28 @@ fn parse(
         Err(error) => Err(error.into()),
     };
     (parsed, status)
+}
+
+impl WorkerHandler for QueueHandler {
+    /// Waits for the requests in flight and returns them, whatever the rate limit says. Further ones
+    /// stay in the ring.
+    fn quiesce(&mut self) {
+        while self.free.len() < self.in_flight.len() {
+            let before = self.free.len();
+            self.guarded(Self::complete_only);
+            if self.broken && !self.reap_blindly() {
+                break;
+            }
+            if self.free.len() == before && !self.await_completion() {
+                break;
+            }
+        }
+        if self.full {
+            // What waited for a token is looked for again once the worker goes on.
+            self.full = false;
+            let _ = self.parts.queue.kick().write(1);
+        }
+    }
 }
 
 impl MutEventSubscriber for QueueHandler {

@@ -178,10 +178,12 @@ impl VirtioDevice for Block {
         if activation.queues.is_empty() {
             return Err(ActivateError::MissingQueue(0));
         }
+        let notifier = activation.notifier.clone();
         let indices: Vec<u16> = activation.queues.iter().map(super::DeviceQueue::index).collect();
         let handlers = self.handlers(activation)?;
         for (index, handler) in indices.into_iter().zip(handlers) {
-            let worker = QueueWorker::spawn(format!("block-q{index}"), Box::new(handler));
+            let name = format!("block-q{index}");
+            let worker = QueueWorker::spawn(name, Box::new(handler), &notifier);
             match worker {
                 Ok(worker) => self.workers.push(worker),
                 Err(error) => {
@@ -196,6 +198,10 @@ impl VirtioDevice for Block {
     /// Joins the workers. Each drops its engine, which waits for the requests in flight.
     fn reset(&mut self) {
         self.workers.clear();
+    }
+
+    fn workers(&self) -> &[QueueWorker] {
+        &self.workers
     }
 }
 

@@ -228,7 +228,8 @@ impl Net {
             let Some(pair) = self.pairs.get(index) else { break };
             let worker = self.pair_worker(pair, queues, control.take(), session)?;
             let name = format!("net-{index}");
-            self.workers.push(QueueWorker::spawn(name, Box::new(worker))?);
+            let worker = QueueWorker::spawn(name, Box::new(worker), &session.notifier)?;
+            self.workers.push(worker);
         }
         Ok(())
     }
@@ -279,6 +280,10 @@ impl VirtioDevice for Net {
 
     fn reset(&mut self) {
         self.workers.clear();
+    }
+
+    fn workers(&self) -> &[QueueWorker] {
+        &self.workers
     }
 }
 

@@ -40,6 +40,8 @@ pub(super) enum RxProgress {
 /// A chain that was popped and waits for a frame.
 struct HeldChain {
     head: u16,
+    /// Its element in the available ring.
+    position: u16,
     vectors: usize,
     bytes: usize,
 }
@@ -106,6 +108,14 @@ impl Receiver {
     /// Returns the rate limiter, for its timer.
     pub(super) fn limiter(&mut self) -> &mut RateLimiter {
         &mut self.limiter
+    }
+
+    /// Shows the chains that wait for a frame as not taken: a card that is restored takes them anew.
+    /// A frame that waits for further chains is then lost, as on a wire.
+    pub(super) fn show_held_as_available(&self) {
+        if let Some(oldest) = self.held.front() {
+            self.queue.show_available_from(oldest.position);
+        }
     }
 
     /// Moves frames until one side has no more, and interrupts the driver once.
@@ -253,7 +263,8 @@ impl Receiver {
             return self.queue.add_used(memory, head, 0);
         }
         let vectors = self.vectors.len().saturating_sub(before);
-        self.held.push_back(HeldChain { head, vectors, bytes });
+        let position = self.queue.last_popped();
+        self.held.push_back(HeldChain { head, position, vectors, bytes });
         self.held_bytes = self.held_bytes.saturating_add(bytes);
         Ok(())
     }

@@ -11,6 +11,7 @@ use super::control::Control;
 use super::pair::Pair;
 use super::rx::{Receiver, RxProgress};
 use super::tx::{Transmitter, TxProgress};
+use crate::virtio::worker::WorkerHandler;
 use crate::virtio::{Notifier, QueueError};
 
 const RX_KICK: u32 = 0;
@@ -180,6 +181,13 @@ impl PairWorker {
                 log::error!("a network card can't stop waiting: {error}");
             }
         }
+    }
+}
+
+impl WorkerHandler for PairWorker {
+    /// Frames are sent and received in one go; buffers that wait for one count as not taken.
+    fn quiesce(&mut self) {
+        self.rx.show_held_as_available();
     }
 }
 

@@ -1,5 +1,7 @@
 //! The state of one virtio device as its driver sees it, whatever carries the registers.
 
+mod saved;
+
 use std::error::Error;
 use std::io;
 use std::sync::Arc;
@@ -14,8 +16,10 @@ use virtio_bindings::virtio_ring::VIRTIO_RING_F_EVENT_IDX;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::super::device::{Activation, DeviceType, Notifier, TransportInterrupt, VirtioDevice};
-use super::super::queue::DeviceQueue;
+use super::super::queue::{DeviceQueue, QueueCursor};
 use super::rings::{Half, QueueSetup, Ring, RingFault, check_placement};
+
+pub use saved::{CoreState, QueueState};
 
 /// The bits of the device status (VIRTIO 1.3 §2.1).
 pub mod status {
@@ -81,6 +85,9 @@ pub struct VirtioTransportCore {
     driver_features: u64,
     queue_select: u32,
     queues: Vec<QueueSetup>,
+    /// How far the device has come in each queue since it was activated.
+    cursors: Vec<Arc<QueueCursor>>,
+    paused: bool,
 }
 
 impl VirtioTransportCore {
@@ -101,6 +108,7 @@ impl VirtioTransportCore {
             return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
         }
         let queues = sizes.iter().copied().map(QueueSetup::new).collect();
+        let cursors = sizes.iter().map(|_| Arc::default()).collect();
         let kicks = sizes
             .iter()
             .map(|_| EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK).map(Arc::new))
@@ -122,6 +130,8 @@ impl VirtioTransportCore {
             driver_features: 0,
             queue_select: 0,
             queues,
+            cursors,
+            paused: false,
         })
     }
 
@@ -345,6 +355,8 @@ impl VirtioTransportCore {
             self.device.reset();
             let cause = error.source().map(|source| format!(": {source}")).unwrap_or_default();
             notifier.needs_reset(&format_args!("{error}{cause}"));
+        } else if self.paused {
+            self.device.pause();
         }
     }
 
@@ -352,11 +364,12 @@ impl VirtioTransportCore {
         let event_idx = self.driver_features & 1 << VIRTIO_RING_F_EVENT_IDX != 0;
         check_placement(&self.queues, &self.memory, event_idx)?;
         (0..)
-            .zip(self.queues.iter().zip(self.kicks.iter()))
-            .filter(|(_, (setup, _))| setup.enabled)
-            .map(|(index, (setup, kick))| {
-                let queue = setup.build(index, event_idx)?;
-                Ok(DeviceQueue::new(index, queue, Arc::clone(kick), notifier.clone()))
+            .zip(self.queues.iter().zip(self.kicks.iter()).zip(&self.cursors))
+            .filter(|(_, ((setup, _), _))| setup.enabled)
+            .map(|(index, ((setup, kick), cursor))| {
+                let queue = setup.build(index, event_idx, cursor)?;
+                Ok(DeviceQueue::new(index, queue, Arc::clone(kick), notifier.clone())
+                    .with_cursor(Arc::clone(cursor)))
             })
             .collect()
     }
@@ -399,6 +412,9 @@ impl VirtioTransportCore {
             driver_features,
             queue_select,
             queues,
+            cursors,
+            // Whoever paused the machine resumes it.
+            paused: _,
         } = self;
         *status = 0;
         // A new flag: the old one belongs to whoever still holds a notifier of before.
@@ -409,6 +425,9 @@ impl VirtioTransportCore {
         *driver_features = 0;
         for queue in queues {
             *queue = QueueSetup::new(queue.max_size);
+        }
+        for cursor in cursors {
+            *cursor = Arc::default();
         }
         for kick in kicks.iter() {
             // Fails when there is nothing to drain.

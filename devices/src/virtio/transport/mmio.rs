@@ -4,16 +4,18 @@ use std::io;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use sys::memory::GuestRam;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::super::device::{DeviceType, TransportInterrupt, VirtioDevice};
-use super::core::{TransportOps, VirtioTransportCore};
+use super::core::{CoreState, TransportOps, VirtioTransportCore};
 use super::rings::{Half, Ring};
-use super::{NotifyPoint, VirtioTransport};
+use super::{NotifyPoint, TransportState, VirtioTransport};
 use crate::bus::BusDevice;
 use crate::bytes;
 use crate::interrupt::InterruptLine;
+use crate::state::{RestoreError, SaveError};
 
 /// "virt", little-endian.
 const MAGIC: u32 = 0x7472_6976;
@@ -188,6 +190,49 @@ impl VirtioTransport for VirtioMmio {
     fn reset(&self) {
         self.core().reset();
     }
+
+    fn request_pause(&self) {
+        self.core().request_pause();
+    }
+
+    fn pause(&self) {
+        self.core().pause();
+    }
+
+    fn resume(&self) {
+        self.core().resume();
+    }
+
+    fn save(&self) -> Result<TransportState, SaveError> {
+        let Self { core: _, kicks: _, interrupt } = self;
+        let core = self.core().save()?;
+        let interrupt_status = interrupt.status.load(Ordering::Acquire);
+        Ok(TransportState::Mmio(MmioState { core, interrupt_status }))
+    }
+
+    fn restore(&self, state: TransportState) -> Result<(), RestoreError> {
+        let kind = state.kind();
+        let TransportState::Mmio(MmioState { core, interrupt_status }) = state else {
+            return RestoreError::expect("transport", kind, "virtio-mmio");
+        };
+        self.core().restore(core)?;
+        let causes = INTERRUPT_USED | INTERRUPT_CONFIG;
+        self.interrupt.status.store(interrupt_status & causes, Ordering::Release);
+        Ok(())
+    }
+
+    fn revive(&self) {
+        self.core().revive();
+    }
+}
+
+/// What [`VirtioMmio`] saves.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MmioState {
+    /// The device and its queues.
+    pub core: CoreState,
+    /// The interrupt status register.
+    pub interrupt_status: u32,
 }
 
 /// Tells whether an access is one that the registers define: 32 bits, aligned (§4.2.2.2).

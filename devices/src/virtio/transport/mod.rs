@@ -12,13 +12,15 @@ mod tests;
 
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::device::DeviceType;
+use crate::state::{RestoreError, SaveError};
 
-pub use self::core::{TransportOps, VirtioTransportCore, status};
-pub use mmio::VirtioMmio;
-pub use pci::{VirtioPci, VirtioPciResources};
+pub use self::core::{CoreState, QueueState, TransportOps, VirtioTransportCore, status};
+pub use mmio::{MmioState, VirtioMmio};
+pub use pci::{PciInterruptState, PciState, VirtioPci, VirtioPciResources};
 pub use rings::{Half, QueueSetup, Ring};
 
 /// What whoever assembles the machine needs of a virtio device behind any transport.
@@ -31,6 +33,55 @@ pub trait VirtioTransport: Send + Sync {
 
     /// Resets the device as a driver that writes 0 to its status would: its workers are joined.
     fn reset(&self);
+
+    /// Asks the device's workers to finish what is in flight and to park; doesn't wait for it. Asked
+    /// of all devices before the first [`pause`](Self::pause), it lets them drain side by side.
+    fn request_pause(&self);
+
+    /// Waits until the device's workers are parked. Until [`resume`](Self::resume), none of them
+    /// touches guest memory or interrupts the driver. vCPUs must have stopped before.
+    fn pause(&self);
+
+    /// Lets the device's workers go on. What came meanwhile (kicks, frames, bytes) is served now.
+    fn resume(&self);
+
+    /// Returns all that the driver could notice of the device and its transport.
+    ///
+    /// # Errors
+    /// [`SaveError`] unless the device is [paused](Self::pause) and can be saved.
+    fn save(&self) -> Result<TransportState, SaveError>;
+
+    /// Takes over what [`save`](Self::save) returned, on a transport that no driver has touched, of
+    /// the same kind and with the same device. Guest memory must be restored already. The device is
+    /// paused afterwards.
+    ///
+    /// # Errors
+    /// [`RestoreError`]; the device can't be used then.
+    fn restore(&self, state: TransportState) -> Result<(), RestoreError>;
+
+    /// Raises each interrupt and each queue's kick once, so that none that was on its way is lost.
+    /// To be called after a restore, once interrupt controllers and vCPUs are restored too; before
+    /// or after [`resume`](Self::resume).
+    fn revive(&self);
+}
+
+/// What a transport saves. It comes back from a file, and is checked then.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TransportState {
+    /// Of a device behind [`VirtioMmio`].
+    Mmio(MmioState),
+    /// Of a device behind [`VirtioPci`].
+    Pci(PciState),
+}
+
+impl TransportState {
+    fn kind(&self) -> &'static str {
+        match self {
+            Self::Mmio(_) => "virtio-mmio",
+            Self::Pci(_) => "virtio-pci",
+        }
+    }
 }
 
 /// Where a write notifies one queue. With an ioeventfd there, KVM writes the eventfd itself;

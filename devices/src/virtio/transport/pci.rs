@@ -7,18 +7,23 @@ mod registers;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use sys::memory::GuestRam;
 
 use super::super::device::{DeviceType, VirtioDevice};
-use super::core::VirtioTransportCore;
-use super::{NotifyPoint, VirtioTransport};
+use super::core::{CoreState, VirtioTransportCore};
+use super::{NotifyPoint, TransportState, VirtioTransport};
 use crate::bus::{Bus, BusDevice};
 use crate::interrupt::MsiSender;
 use crate::pci::{
-    BarObserver, BarWindow, ConfigSpace, Identity, MsixRegion, MsixTable, PciError, PciFunction,
+    BarObserver, BarWindow, ConfigSpace, ConfigSpaceState, Identity, MsixRegion, MsixTable,
+    PciError, PciFunction,
 };
+use crate::state::{RestoreError, SaveError};
 use interrupt::PciInterrupt;
 use registers::{NOTIFY_MULTIPLIER, Registers, layout};
+
+pub use interrupt::PciInterruptState;
 
 /// The vendor of every virtio device (§4.1.2).
 const VENDOR_ID: u16 = 0x1af4;
@@ -120,6 +125,59 @@ impl VirtioTransport for VirtioPci {
     fn reset(&self) {
         self.registers.core().reset();
     }
+
+    fn request_pause(&self) {
+        self.registers.core().request_pause();
+    }
+
+    fn pause(&self) {
+        self.registers.core().pause();
+    }
+
+    fn resume(&self) {
+        self.registers.core().resume();
+    }
+
+    fn save(&self) -> Result<TransportState, SaveError> {
+        let Self { registers, state } = self;
+        let core = registers.core().save()?;
+        let State { config, bar: _, msix_control: _, window: _ } =
+            &*state.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(TransportState::Pci(PciState {
+            core,
+            interrupt: registers.interrupt().save(),
+            config: config.save(),
+        }))
+    }
+
+    fn restore(&self, state: TransportState) -> Result<(), RestoreError> {
+        let kind = state.kind();
+        let TransportState::Pci(PciState { core, interrupt, config }) = state else {
+            return RestoreError::expect("transport", kind, "virtio-pci");
+        };
+        let mut state = self.state();
+        self.registers.interrupt().check(&interrupt)?;
+        state.config.restore(&config)?;
+        self.registers.core().restore(core)?;
+        self.registers.interrupt().restore(&interrupt);
+        state.apply(&self.registers);
+        Ok(())
+    }
+
+    fn revive(&self) {
+        self.registers.core().revive();
+    }
+}
+
+/// What [`VirtioPci`] saves.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PciState {
+    /// The device and its queues.
+    pub core: CoreState,
+    /// The MSI-X table, and which of its vectors is whose.
+    pub interrupt: PciInterruptState,
+    /// The configuration space: from the command register to where the BAR is.
+    pub config: ConfigSpaceState,
 }
 
 impl PciFunction for VirtioPci {
@@ -137,11 +195,9 @@ impl PciFunction for VirtioPci {
         if state.is_window_data(offset, data.len()) {
             state.write_through_window(&self.registers);
         }
-        let window = state.config.bar_window(BAR);
-        state.bar.place(window);
+        state.place_bar();
         if overlaps(offset, data.len(), state.msix_control, 2) {
-            let control = state.config.get(state.msix_control);
-            self.registers.msix().set_control(u16::from_le_bytes(control));
+            state.set_msix_control(&self.registers);
         }
     }
 
@@ -179,6 +235,22 @@ impl State {
         let writable = [&[0, 0, 0xff, 0, 0, 0][..], &[0xff; 12]].concat();
         let window = add_virtio_capability(&mut config, CAPABILITY_PCI, 0, 0, &[0; 4], &writable)?;
         Ok(Self { config, bar, msix_control, window })
+    }
+
+    fn place_bar(&mut self) {
+        let window = self.config.bar_window(BAR);
+        self.bar.place(window);
+    }
+
+    fn set_msix_control(&self, registers: &Registers) {
+        let control = self.config.get(self.msix_control);
+        registers.msix().set_control(u16::from_le_bytes(control));
+    }
+
+    /// Brings everything in line with a configuration space that was restored.
+    fn apply(&mut self, registers: &Registers) {
+        self.place_bar();
+        self.set_msix_control(registers);
     }
 
     /// Returns the offset of the field through which the driver reaches the BAR.

@@ -4,6 +4,8 @@ use sys::memory::GuestRam;
 use virtio_queue::{Queue, QueueState};
 use vm_memory::{GuestAddress, GuestMemory, Permissions};
 
+use super::super::queue::QueueCursor;
+
 /// The three parts of a split queue (VIRTIO 1.3 §2.7).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Ring {
@@ -94,12 +96,18 @@ impl QueueSetup {
         };
     }
 
-    /// Builds the ring that a device works on, once its parts are known to be aligned.
-    pub(super) fn build(&self, index: u16, event_idx: bool) -> Result<Queue, RingFault> {
+    /// Builds the ring that a device works on from `cursor` on, once its parts are known to be
+    /// aligned.
+    pub(super) fn build(
+        &self,
+        index: u16,
+        event_idx: bool,
+        cursor: &QueueCursor,
+    ) -> Result<Queue, RingFault> {
         Queue::try_from(QueueState {
             max_size: self.max_size,
-            next_avail: 0,
-            next_used: 0,
+            next_avail: cursor.next_available(),
+            next_used: cursor.next_used(),
             event_idx_enabled: event_idx,
             size: self.size,
             ready: self.enabled,

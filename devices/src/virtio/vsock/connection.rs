@@ -18,8 +18,8 @@ use std::os::unix::net::UnixStream;
 use std::time::{Duration, Instant};
 
 use event_manager::EventSet;
-use sys::memory::GuestRam;
-use vm_memory::{ReadVolatile, VolatileMemoryError, VolatileSlice};
+use sys::memory::{GuestRam, GuestSlice};
+use vm_memory::{ReadVolatile, VolatileMemoryError};
 
 use super::buffer::{SEND_BUFFER_SIZE, SendBuffer};
 use super::packet::{
@@ -196,6 +196,11 @@ impl Connection {
         self.deadline
     }
 
+    /// Moves the deadline, if there is one, to `by` later.
+    pub(super) fn postpone(&mut self, by: Duration) {
+        self.deadline = self.deadline.map(|at| at.checked_add(by).unwrap_or(at));
+    }
+
     /// Tells that only bytes for the host keep the connection, of which the guest knows no more.
     pub(super) fn is_forgotten(&self) -> bool {
         self.state == State::Flushing(Fate::Gone)
@@ -259,7 +264,7 @@ impl Connection {
     }
 
     /// Decides what to send next, and reads its payload into `room`.
-    pub(super) fn next_packet(&mut self, room: &VolatileSlice<'_>) -> Outgoing {
+    pub(super) fn next_packet(&mut self, room: &GuestSlice<'_>) -> Outgoing {
         if std::mem::take(&mut self.pending.request) {
             return Outgoing::plain(Op::Request);
         }
@@ -282,7 +287,7 @@ impl Connection {
         Outgoing::Nothing
     }
 
-    fn next_data(&mut self, room: &VolatileSlice<'_>) -> Outgoing {
+    fn next_data(&mut self, room: &GuestSlice<'_>) -> Outgoing {
         let credit = self.credit();
         if credit == 0 {
             let asked = std::mem::replace(&mut self.credit_requested, true);
@@ -307,7 +312,7 @@ impl Connection {
     }
 
     /// Reads up to `limit` bytes from the host's program into `room`; 0 is its end.
-    fn read(&mut self, room: &VolatileSlice<'_>, limit: u32) -> io::Result<u32> {
+    fn read(&mut self, room: &GuestSlice<'_>, limit: u32) -> io::Result<u32> {
         let limit = room.len().min(usize::try_from(limit).unwrap_or(usize::MAX));
         let mut target = room.subslice(0, limit).map_err(io::Error::other)?;
         loop {

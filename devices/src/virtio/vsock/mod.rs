@@ -165,8 +165,9 @@ impl VirtioDevice for Vsock {
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
+        let notifier = activation.notifier.clone();
         let worker = self.make_worker(activation)?;
-        let worker = QueueWorker::spawn("vsock".to_owned(), Box::new(worker));
+        let worker = QueueWorker::spawn("vsock".to_owned(), Box::new(worker), &notifier);
         self.worker = Some(worker.map_err(ActivateError::Worker)?);
         Ok(())
     }
@@ -174,6 +175,10 @@ impl VirtioDevice for Vsock {
     fn reset(&mut self) {
         // The worker's connections close with it.
         self.worker = None;
+    }
+
+    fn workers(&self) -> &[QueueWorker] {
+        self.worker.as_slice()
     }
 }
 

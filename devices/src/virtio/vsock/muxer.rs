@@ -4,12 +4,11 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use event_manager::{EventOps, EventSet, Events};
-use sys::memory::GuestRam;
+use sys::memory::{GuestRam, GuestSlice, TrackedSlice};
 use virtio_vsock::packet::{PKT_HEADER_SIZE, VsockPacket};
-use vm_memory::VolatileSlice;
 use zerocopy::IntoBytes;
 
 use super::connection::{Connection, Fate, Limits, Outgoing, Ports};
@@ -169,6 +168,13 @@ impl Muxer {
         }
     }
 
+    /// Moves every deadline: time has passed in which the guest stood still.
+    pub(super) fn postpone(&mut self, by: Duration) {
+        for connection in self.connections.values_mut() {
+            connection.postpone(by);
+        }
+    }
+
     /// Handles a packet from the guest.
     pub(super) fn handle_packet(
         &mut self,
@@ -218,8 +224,8 @@ impl Muxer {
     /// bytes it has in all; none if there was no packet after all.
     pub(super) fn next_packet(
         &mut self,
-        packet: &mut VsockPacket<'_, ()>,
-        room: &VolatileSlice<'_>,
+        packet: &mut VsockPacket<'_, TrackedSlice<'_>>,
+        room: &GuestSlice<'_>,
         ops: &mut EventOps,
     ) -> Option<u32> {
         let header = match self.resets.pop_front() {
@@ -247,7 +253,7 @@ impl Muxer {
 
     fn next_connection_packet(
         &mut self,
-        room: &VolatileSlice<'_>,
+        room: &GuestSlice<'_>,
         ops: &mut EventOps,
     ) -> Option<Header> {
         while let Some(ports) = self.turns.pop_front() {

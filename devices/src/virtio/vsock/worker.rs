@@ -1,6 +1,7 @@
 //! The event loop's side of the socket device.
 
 use std::os::fd::{AsRawFd, RawFd};
+use std::time::Duration;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use sys::memory::GuestRam;
@@ -9,6 +10,7 @@ use vmm_sys_util::eventfd::EventFd;
 
 use super::muxer::Muxer;
 use super::packet::GuestPacket;
+use crate::virtio::worker::WorkerHandler;
 use crate::virtio::{ChainBuffers, DeviceQueue, Notifier, QueueError};
 
 const RX_KICK: u32 = 0;
@@ -138,6 +140,13 @@ impl VsockWorker {
                 log::error!("a socket device can't stop waiting: {error}");
             }
         }
+    }
+}
+
+impl WorkerHandler for VsockWorker {
+    /// The guest couldn't do anything meanwhile: it gets as much longer for what it has to do.
+    fn resumed(&mut self, paused: Duration) {
+        self.muxer.postpone(paused);
     }
 }
 

@@ -2,9 +2,12 @@
 
 use std::sync::atomic::{AtomicU8, AtomicU16, Ordering};
 
+use serde::{Deserialize, Serialize};
+
 use super::super::super::device::TransportInterrupt;
 use super::super::core::TransportOps;
-use crate::pci::MsixTable;
+use crate::pci::{MsixTable, MsixVectorState};
+use crate::state::RestoreError;
 
 /// No vector at all (§4.1.5.1.2.1).
 pub(super) const NO_VECTOR: u16 = 0xffff;
@@ -69,6 +72,53 @@ impl PciInterrupt {
     /// (§4.1.5.1.2.1).
     fn existing(&self, vector: u16) -> u16 {
         if vector < self.msix.len() { vector } else { NO_VECTOR }
+    }
+}
+
+/// What is saved of a device's interrupts, apart from MSI-X message control: that is in the
+/// configuration space.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct PciInterruptState {
+    /// The ISR status.
+    pub isr: u8,
+    /// The vector for changes of configuration or status.
+    pub config_vector: u16,
+    /// The vector of each queue.
+    pub queue_vectors: Vec<u16>,
+    /// The MSI-X table and its pending bits.
+    pub vectors: Vec<MsixVectorState>,
+}
+
+impl PciInterrupt {
+    pub(super) fn save(&self) -> PciInterruptState {
+        let Self { isr, config_vector, queue_vectors, msix } = self;
+        PciInterruptState {
+            isr: isr.load(Ordering::Acquire),
+            config_vector: config_vector.load(Ordering::Acquire),
+            queue_vectors: queue_vectors
+                .iter()
+                .map(|vector| vector.load(Ordering::Acquire))
+                .collect(),
+            vectors: msix.save(),
+        }
+    }
+
+    /// Checks that `state` is of a device with as many queues and vectors as this one.
+    pub(super) fn check(&self, state: &PciInterruptState) -> Result<(), RestoreError> {
+        let (queues, vectors) = (state.queue_vectors.len(), state.vectors.len());
+        RestoreError::expect("queue vector count", queues, self.queue_vectors.len())?;
+        RestoreError::expect("MSI-X vector count", vectors, usize::from(self.msix.len()))
+    }
+
+    /// Takes over a state that passed its [check](Self::check). Vectors that don't exist become
+    /// none, as when a driver names one.
+    pub(super) fn restore(&self, state: &PciInterruptState) {
+        self.isr.store(state.isr & (ISR_QUEUE | ISR_CONFIG), Ordering::Release);
+        self.set_config_vector(state.config_vector);
+        for (index, vector) in (0..).zip(&state.queue_vectors) {
+            self.set_queue_vector(index, *vector);
+        }
+        self.msix.restore(&state.vectors);
     }
 }
 

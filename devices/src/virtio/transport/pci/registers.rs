@@ -83,6 +83,10 @@ impl Registers {
         self.core.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    pub(super) fn interrupt(&self) -> &PciInterrupt {
+        &self.interrupt
+    }
+
     pub(super) fn msix(&self) -> &MsixTable {
         self.interrupt.msix()
     }
