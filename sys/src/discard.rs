@@ -5,9 +5,10 @@ use std::io;
 use std::os::unix::fs::MetadataExt;
 
 use rustix::mm::{Advice, madvise};
-use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion, GuestRegionMmap};
+use vm_memory::bitmap::Bitmap;
+use vm_memory::{Address, GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
-use crate::memory::GuestRam;
+use crate::memory::{GuestRam, GuestRegion, RegionTracking};
 
 /// Where `mmap`'s flags keep the binary logarithm of a huge page's size (`MAP_HUGE_SHIFT`).
 const HUGE_SHIFT: u32 = 26;
@@ -20,7 +21,8 @@ const LARGEST_PAGE: u64 = 16 << 30;
 ///
 /// Only whole host pages (huge ones where they back the memory) within the range are given back,
 /// and nothing outside guest memory. Memory that is a private mapping of a file is left as it is:
-/// it would show the file's content instead of zeros.
+/// it would show the file's content instead of zeros. Memory that is being copied while the guest
+/// runs is left, too ([`PageTracking::hold`](crate::memory::PageTracking::hold)).
 ///
 /// # Errors
 /// Whatever `madvise` reports; the range may then be given back in part.
@@ -39,9 +41,10 @@ pub fn discard(memory: &GuestRam, start: GuestAddress, size: u64) -> io::Result<
 }
 
 /// Gives back the whole pages of `from..to`, which are offsets into `region` and within it.
-fn discard_in_region(region: &GuestRegionMmap<()>, from: u64, to: u64) -> io::Result<u64> {
+fn discard_in_region(region: &GuestRegion, from: u64, to: u64) -> io::Result<u64> {
     let shared = region.flags() & libc::MAP_SHARED != 0;
-    if region.file_offset().is_some() && !shared {
+    let copied = region.tracking().is_held();
+    if copied || region.file_offset().is_some() && !shared {
         return Ok(0);
     }
     let page = page_size(region);
@@ -61,11 +64,12 @@ fn discard_in_region(region: &GuestRegionMmap<()>, from: u64, to: u64) -> io::Re
     // - The bytes become zeros. Nobody holds a reference to them: guest memory is only accessed
     //   volatile, and the guest may change it at any time anyway.
     unsafe { madvise(address.cast(), len, advice) }?;
+    region.tracking().mark_dirty(offset, len);
     Ok(to - from)
 }
 
 /// Returns the size of the host's pages that back `region`. Its mapping starts at such a page.
-fn page_size(region: &GuestRegionMmap<()>) -> u64 {
+pub(crate) fn page_size(region: &GuestRegion) -> u64 {
     let ordinary = u64::try_from(rustix::param::page_size()).unwrap_or(LARGEST_PAGE);
     let flags = region.flags().cast_unsigned();
     if flags & libc::MAP_HUGETLB.cast_unsigned() != 0 {
@@ -92,6 +96,7 @@ mod tests {
     use vm_memory::{Bytes, FileOffset, MmapRegion};
 
     use super::*;
+    use crate::memory::testing::{taken, tracked_memory};
 
     const PAGE: u64 = 4096;
     const PAGE_BYTES: usize = 4096;
@@ -120,7 +125,7 @@ mod tests {
             flags | libc::MAP_NORESERVE,
         )
         .unwrap();
-        let region = GuestRegionMmap::new(region, GuestAddress(0)).unwrap();
+        let region = GuestRegion::new(region, GuestAddress(0)).unwrap();
         filled(GuestRam::from_regions(vec![region]).unwrap())
     }
 
@@ -166,6 +171,22 @@ mod tests {
         // First, because a look through the mapping allocates the page anew.
         assert_eq!(file.metadata().unwrap().blocks() * 512, 3 * PAGE);
         assert_eq!(zero_pages(&memory), [1]);
+    }
+
+    #[test]
+    fn pages_given_back_are_noted_as_written() {
+        let memory = tracked_memory(&[0], 8 * PAGE_BYTES);
+        discard(&memory, GuestAddress(PAGE + 1), 3 * PAGE).unwrap();
+        assert_eq!(taken(&memory), [2, 3]);
+    }
+
+    #[test]
+    fn memory_that_is_being_copied_is_left_alone() {
+        let memory = anonymous();
+        memory.iter().for_each(|region| region.tracking().hold(true));
+        assert_eq!(discard(&memory, GuestAddress(0), 4 * PAGE).unwrap(), 0);
+        memory.iter().for_each(|region| region.tracking().hold(false));
+        assert_eq!(discard(&memory, GuestAddress(0), 4 * PAGE).unwrap(), 4 * PAGE);
     }
 
     #[test]

@@ -8,7 +8,7 @@ use std::os::fd::AsRawFd;
 use libc::iovec;
 use vm_memory::{GuestAddress, GuestMemory, Permissions};
 
-use crate::memory::GuestRam;
+use crate::memory::{self, GuestRam};
 
 /// How many buffers one vectored call takes (`UIO_MAXIOV`). What is beyond them follows in the next
 /// call, as after any short transfer.
@@ -22,6 +22,8 @@ const MAX_VECTORS: usize = 1024;
 pub(crate) struct IoVecs {
     vectors: Vec<iovec>,
     next: usize,
+    /// The guest's addresses of the same, when its memory notes what is written.
+    tracked: Vec<(GuestAddress, u32)>,
 }
 
 // SAFETY: the pointers are never dereferenced here, only handed to the kernel by the owners of this
@@ -35,10 +37,13 @@ impl IoVecs {
         memory: &GuestRam,
         buffers: impl IntoIterator<Item = (GuestAddress, u32)>,
     ) -> io::Result<u64> {
-        self.vectors.clear();
-        self.next = 0;
+        self.clear();
+        let tracked = memory::is_tracked(memory);
         let mut total: u64 = 0;
         for (address, len) in buffers {
+            if tracked {
+                self.tracked.push((address, len));
+            }
             // Whether the kernel writes or reads: guest RAM is mapped for both.
             let slices = GuestMemory::get_slices(memory, address, len as usize, Permissions::Write);
             for slice in slices.map_err(io::Error::other)? {
@@ -55,8 +60,7 @@ impl IoVecs {
     ///
     /// Covers what one call can take, if that's less; returns how much it covers.
     pub(crate) fn fill_repeated(&mut self, base: *mut u8, size: usize, len: u64) -> u64 {
-        self.vectors.clear();
-        self.next = 0;
+        self.clear();
         let mut left = len;
         while left > 0 && self.vectors.len() < MAX_VECTORS {
             let part = usize::try_from(left).unwrap_or(usize::MAX).min(size);
@@ -64,6 +68,19 @@ impl IoVecs {
             left -= part as u64;
         }
         len - left
+    }
+
+    fn clear(&mut self) {
+        self.vectors.clear();
+        self.tracked.clear();
+        self.next = 0;
+    }
+
+    /// Notes that the kernel may have written all of the buffers: it is done with them.
+    pub(crate) fn mark_dirty(&self, memory: &GuestRam) {
+        for &(address, len) in &self.tracked {
+            memory::mark_dirty(memory, address, len as usize);
+        }
     }
 
     /// Returns what is left to transfer, as much as one call takes.
@@ -114,13 +131,17 @@ impl GuestIo {
         offset: u64,
         buffers: impl IntoIterator<Item = (GuestAddress, u32)>,
     ) -> io::Result<()> {
-        self.transfer(offset, buffers, io::ErrorKind::UnexpectedEof, |vectors, count, offset| {
+        let eof = io::ErrorKind::UnexpectedEof;
+        let result = self.transfer(offset, buffers, eof, |vectors, count, offset| {
             // SAFETY:
             // - `vectors` points to `count` iovecs, borrowed for the time of the call;
             // - each lies in a mapping that `self.memory` keeps in place, as `get_slices` checked;
             // - nothing in this process holds a Rust reference into guest memory.
             unsafe { libc::preadv(file.as_raw_fd(), vectors, count, offset) }
-        })
+        });
+        // What failed may have been done in part.
+        self.vectors.mark_dirty(&self.memory);
+        result
     }
 
     /// Writes all of `buffers` from byte `offset` of `file`; `durable` makes it return only when
@@ -182,6 +203,7 @@ impl GuestIo {
 #[allow(clippy::cast_possible_truncation, reason = "test patterns")]
 mod tests {
     use super::*;
+    use crate::memory::testing::{taken, tracked_memory};
     use std::os::unix::fs::FileExt;
     use vm_memory::Bytes;
 
@@ -218,6 +240,20 @@ mod tests {
             copy.read_exact_at(&mut stored, 512).unwrap();
             assert_eq!(stored, pattern);
         }
+    }
+
+    #[test]
+    fn pages_read_into_are_dirty_and_those_written_from_are_not() {
+        let memory = tracked_memory(&[0], 16 * PAGE as usize);
+        let mut io = GuestIo::new(memory.clone());
+        let buffers = [(GuestAddress(0x1ff0), 0x20), (GuestAddress(0x5000), 0x1000)];
+        io.write_at(&file(&[]), 0, buffers, false).unwrap();
+        assert!(taken(&memory).is_empty());
+        io.read_at(&file(&[1; 0x1020]), 0, buffers).unwrap();
+        assert_eq!(taken(&memory), [1, 2, 5]);
+        // What fails may have been done in part.
+        io.read_at(&file(&[1; 0x10]), 0, buffers).unwrap_err();
+        assert_eq!(taken(&memory), [1, 2, 5]);
     }
 
     #[test]

@@ -10,10 +10,10 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use libc::{c_char, c_int, c_short, c_uint, ifreq, iovec};
 use rustix::net::{AddressFamily, SocketType, netdevice, socket};
-use vm_memory::{GuestAddress, GuestMemory, GuestMemoryError, Permissions, VolatileSlice};
+use vm_memory::{Address, GuestAddress, GuestMemory, GuestMemoryError, Permissions, VolatileSlice};
 use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref, ioctl_with_val};
 
-use crate::memory::GuestRam;
+use crate::memory::{self, GuestRam};
 
 /// Where Linux hands out TAP queues.
 const TUN_DEVICE: &str = "/dev/net/tun";
@@ -222,10 +222,14 @@ pub struct Received {
 #[derive(Debug)]
 pub struct GuestVectors {
     vectors: VecDeque<iovec>,
+    /// The guest's address of each vector.
+    addresses: VecDeque<GuestAddress>,
     /// The vectors of one call; kept for its capacity.
     call: Vec<iovec>,
     /// Keeps the mapping that the vectors point into.
     memory: GuestRam,
+    /// Whether the memory notes what is written.
+    tracked: bool,
 }
 
 // SAFETY: the raw pointers lie in `memory`'s mapping, which any thread may use and which lives as
@@ -235,7 +239,9 @@ unsafe impl Send for GuestVectors {}
 impl GuestVectors {
     /// Creates an empty vector over `memory`.
     pub fn new(memory: GuestRam) -> Self {
-        Self { vectors: VecDeque::new(), call: Vec::new(), memory }
+        let tracked = memory::is_tracked(&memory);
+        let (vectors, addresses) = (VecDeque::new(), VecDeque::new());
+        Self { vectors, addresses, call: Vec::new(), memory, tracked }
     }
 
     /// Returns the guest memory that the buffers lie in.
@@ -258,10 +264,13 @@ impl GuestVectors {
     /// # Errors
     /// When it isn't wholly in guest memory. Parts before the hole may have been appended.
     pub fn push(&mut self, address: GuestAddress, len: usize) -> Result<(), GuestMemoryError> {
+        let mut at = address;
         for slice in self.memory.get_slices(address, len, Permissions::ReadWrite)? {
             let slice = slice?;
             let iov_base = slice.ptr_guard_mut().as_ptr().cast();
             self.vectors.push_back(iovec { iov_base, iov_len: slice.len() });
+            self.addresses.push_back(at);
+            at = at.unchecked_add(slice.len() as u64);
         }
         Ok(())
     }
@@ -269,16 +278,19 @@ impl GuestVectors {
     /// Drops the first `count` host buffers.
     pub fn drop_front(&mut self, count: usize) {
         self.vectors.drain(..count.min(self.vectors.len()));
+        self.addresses.drain(..count.min(self.addresses.len()));
     }
 
     /// Drops all but the first `count` host buffers.
     pub fn truncate(&mut self, count: usize) {
         self.vectors.truncate(count);
+        self.addresses.truncate(count);
     }
 
     /// Drops all buffers.
     pub fn clear(&mut self) {
         self.vectors.clear();
+        self.addresses.clear();
     }
 
     /// Reads one frame into the first `count` host buffers (of which Linux takes 1023) and, where
@@ -303,7 +315,22 @@ impl GuestVectors {
         //   volatile memory; the kernel's writes there are no different from the guest's own.
         // - The last is `spill`, borrowed mutably over the call.
         let len = retry(|| unsafe { libc::readv(fd.as_raw_fd(), self.call.as_ptr(), vectors) })?;
-        Ok(Received { len, in_guest: len.min(capacity) })
+        let in_guest = len.min(capacity);
+        self.mark_dirty(in_guest);
+        Ok(Received { len, in_guest })
+    }
+
+    /// Notes that the first `len` bytes of the buffers were written.
+    fn mark_dirty(&self, len: usize) {
+        let mut left = if self.tracked { len } else { 0 };
+        for (vector, address) in self.vectors.iter().zip(&self.addresses) {
+            if left == 0 {
+                break;
+            }
+            let now = left.min(vector.iov_len);
+            memory::mark_dirty(&self.memory, *address, now);
+            left -= now;
+        }
     }
 
     /// Writes `header` and then all buffers as one frame.
@@ -329,7 +356,7 @@ impl GuestVectors {
     /// many fit.
     pub fn write_at(&self, mut offset: usize, mut bytes: &[u8]) -> usize {
         let wanted = bytes.len();
-        for vector in &self.vectors {
+        for (vector, address) in self.vectors.iter().zip(&self.addresses) {
             if bytes.is_empty() {
                 break;
             }
@@ -344,6 +371,10 @@ impl GuestVectors {
                 unsafe { VolatileSlice::new(vector.iov_base.cast(), vector.iov_len) };
             if let Ok(target) = slice.subslice(offset, now.len()) {
                 target.copy_from(now);
+                if self.tracked {
+                    let at = address.unchecked_add(offset as u64);
+                    memory::mark_dirty(&self.memory, at, now.len());
+                }
             }
             offset = 0;
             bytes = later;

@@ -311,11 +311,21 @@ impl FileRing {
             }
             if let Some(outcome) = outcome {
                 slot.busy = None;
+                if kind == Kind::Read {
+                    slot.vectors.mark_dirty(&self.memory);
+                }
                 done(token, outcome);
             }
         }
         drop(submission);
         if goes_on { self.submit() } else { Ok(()) }
+    }
+
+    /// Notes what reads wrote whose completion nobody asked for.
+    fn mark_abandoned(&self) {
+        for slot in self.slots.iter().filter(|slot| slot.busy == Some(Kind::Read)) {
+            slot.vectors.mark_dirty(&self.memory);
+        }
     }
 
     /// Waits until at least one request that the kernel has is completed.
@@ -332,7 +342,7 @@ impl Drop for FileRing {
             let reaped = self.ring.completion().count();
             self.in_kernel = self.in_kernel.saturating_sub(reaped);
             if self.in_kernel == 0 {
-                return;
+                return self.mark_abandoned();
             }
             match self.wait().map_err(|error| (error.raw_os_error(), error)) {
                 Ok(()) | Err((Some(libc::EINTR | libc::EAGAIN | libc::EBUSY), _)) => {}

@@ -1,4 +1,5 @@
 use super::*;
+use crate::memory::testing::{taken, tracked_memory};
 
 use std::os::unix::net::UnixDatagram;
 use std::thread;
@@ -76,6 +77,27 @@ fn bytes_are_placed_at_an_offset_until_the_buffers_end() {
     let mut guest = [0; 0x14];
     vectors.memory().read_slice(&mut guest, GuestAddress(0)).unwrap();
     assert_eq!((guest[3], &guest[0x10..]), (b'x', b"yz12".as_slice()));
+}
+
+#[test]
+fn pages_of_received_bytes_are_dirty_and_no_others() {
+    let memory = tracked_memory(&[0, 0x10000], 0x10000);
+    let (ours, theirs) = UnixDatagram::pair().unwrap();
+    let mut vectors = GuestVectors::new(memory.clone());
+    vectors.push(GuestAddress(0x3000), 4).unwrap();
+    vectors.push(GuestAddress(0xfffe), 0x2000).unwrap();
+    vectors.write_frame(ours.as_fd(), b"HEAD").unwrap();
+    assert!(taken(&memory).is_empty());
+    theirs.send(b"abcdefgh").unwrap();
+    vectors.drop_front(1);
+    vectors.read_frame(ours.as_fd(), 2, &mut []).unwrap();
+    assert_eq!(taken(&memory), [0xf, 0x10]);
+    vectors.write_at(0x1002, b"x");
+    assert_eq!(taken(&memory), [0x11]);
+    vectors.clear();
+    vectors.push(GuestAddress(0x7000), 4).unwrap();
+    vectors.write_at(0, b"x");
+    assert_eq!(taken(&memory), [7]);
 }
 
 #[test]

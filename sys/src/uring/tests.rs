@@ -1,6 +1,7 @@
 #![allow(clippy::cast_possible_truncation, reason = "test patterns")]
 
 use super::*;
+use crate::memory::testing::{taken, tracked_memory};
 
 use std::os::unix::fs::FileExt;
 
@@ -171,4 +172,22 @@ fn transfer_in_parts_goes_on_until_all_is_there() {
 #[test]
 fn probe_agrees_with_making_a_ring() {
     FileRing::probe().unwrap();
+}
+
+#[test]
+fn pages_read_into_are_dirty_once_the_kernel_is_done() {
+    let (memory, file) = (tracked_memory(&[0], 1 << 16), file(&[7; 4096]));
+    let mut ring = ring(&file, &memory);
+    ring.push(0, RingOp::Read(0, [(GuestAddress(0x1ff0), 0x20)])).unwrap();
+    ring.push(1, RingOp::Read(0, [(GuestAddress(0x5000), 0x20)])).unwrap();
+    let buffers = [(GuestAddress(0x8000), 1024)];
+    ring.push(2, RingOp::Write { offset: 0, buffers, durable: false }).unwrap();
+    assert!(taken(&memory).is_empty());
+    finish(&mut ring, 3);
+    assert_eq!(taken(&memory), [1, 2, 5]);
+    // Done by the kernel, and dropped with the ring before anybody asked.
+    ring.push(0, RingOp::Read(0, [(GuestAddress(0x9000), 0x20)])).unwrap();
+    ring.submit().unwrap();
+    drop(ring);
+    assert_eq!(taken(&memory), [9]);
 }

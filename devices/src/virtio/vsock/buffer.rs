@@ -4,10 +4,8 @@ use std::collections::VecDeque;
 use std::io::{self, IoSlice, Write};
 use std::os::unix::net::UnixStream;
 
-use sys::memory::GuestRam;
-use vm_memory::{
-    Bytes, GuestMemory, Permissions, VolatileMemoryError, VolatileSlice, WriteVolatile,
-};
+use sys::memory::{GuestRam, GuestSlice};
+use vm_memory::{Bytes, GuestMemory, Permissions, VolatileMemoryError, WriteVolatile};
 
 use super::packet::GuestPacket;
 
@@ -68,7 +66,7 @@ impl SendBuffer {
         Ok(taken)
     }
 
-    fn hold(&mut self, slice: &VolatileSlice<'_>) -> io::Result<()> {
+    fn hold(&mut self, slice: &GuestSlice<'_>) -> io::Result<()> {
         let start = self.bytes.len();
         self.bytes.resize(start.saturating_add(slice.len()), 0);
         let (front, back) = self.bytes.as_mut_slices();
