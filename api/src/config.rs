@@ -18,15 +18,18 @@ mod tests;
 mod validate;
 
 pub use checked::{
-    BalloonConfig, BootConfig, ConsoleConfig, ConsoleOutput, DriveConfig, EntropyConfig,
-    MachineConfig, NetConfig, VmConfig, VsockConfig,
+    BalloonConfig, BootConfig, ConsoleConfig, ConsoleOutput, DriveBackend, DriveConfig,
+    EntropyConfig, LoggerConfig, MachineConfig, MemoryHotplugConfig, MetricsConfig, MmdsConfig,
+    NetConfig, PmemConfig, SerialConfig, VmConfig, VsockConfig,
 };
 pub use error::{ConfigError, Field, Section};
 pub use mac::{MacAddr, ParseMacError};
 pub use spec::{
-    BalloonSpec, BootSourceSpec, CacheType, ConsoleDevice, ConsoleMode, ConsoleSpec, DiskFormat,
-    DriveSpec, EntropySpec, HugePages, IoEngine, MachineSpec, NetSpec, RateLimiter, TokenBucket,
-    Transport, VmSpec, VsockSpec,
+    BalloonSpec, Bitmap, BootSourceSpec, CacheType, ConsoleDevice, ConsoleMode, ConsoleSpec,
+    CpuTemplate, CpuidLeafModifier, CpuidModifier, CpuidRegister, DiskFormat, DriveSpec,
+    EntropySpec, HugePages, IoEngine, KvmCapability, LogLevel, LoggerSpec, MachineSpec,
+    MemoryHotplugSpec, MetricsSpec, MmdsSpec, MmdsVersion, MsrModifier, NetSpec, ParseLevelError,
+    PmemSpec, RateLimiter, Register, SerialSpec, TokenBucket, Transport, VmSpec, VsockSpec,
 };
 
 /// The most vCPUs that a VM may have.

@@ -4,13 +4,15 @@
 //! reader skips lines that it can't parse: later versions may add events.
 
 use std::io::{self, Write};
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use crate::config::Field;
 
 /// One line on the status descriptor.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(tag = "event", rename_all = "snake_case")]
 pub enum Event {
     /// The command that started the process entered its `main`. Not on the status descriptor: the
@@ -31,6 +33,56 @@ pub enum Event {
     },
     /// The first vCPU is about to run the kernel's first instruction.
     KernelEntered {
+        /// When, by `CLOCK_MONOTONIC`.
+        monotonic_ns: u64,
+    },
+    /// The vCPUs and the devices stand still.
+    Paused {
+        /// When, by `CLOCK_MONOTONIC`.
+        monotonic_ns: u64,
+    },
+    /// The vCPUs and the devices run on.
+    Resumed {
+        /// When, by `CLOCK_MONOTONIC`.
+        monotonic_ns: u64,
+    },
+    /// The VM was saved, and both files are complete.
+    SnapshotCreated {
+        /// The file that the state is in.
+        #[schema(value_type = String)]
+        snapshot_path: PathBuf,
+        /// When, by `CLOCK_MONOTONIC`.
+        monotonic_ns: u64,
+    },
+    /// The VM came out of a snapshot; it's paused until `Resumed`.
+    SnapshotLoaded {
+        /// The file that the state is in.
+        #[schema(value_type = String)]
+        snapshot_path: PathBuf,
+        /// When, by `CLOCK_MONOTONIC`.
+        monotonic_ns: u64,
+    },
+    /// One consistent point of the running VM was saved, and all files are complete.
+    Forked {
+        /// The file that the state is in.
+        #[schema(value_type = String)]
+        snapshot_path: PathBuf,
+        /// How long the VM stood still, in nanoseconds.
+        paused_ns: u64,
+        /// When, by `CLOCK_MONOTONIC`.
+        monotonic_ns: u64,
+    },
+    /// A device was added to the running VM.
+    DeviceAdded {
+        /// Its name on the host's side.
+        id: String,
+        /// When, by `CLOCK_MONOTONIC`.
+        monotonic_ns: u64,
+    },
+    /// The guest has let go of a device, and it's been removed.
+    DeviceRemoved {
+        /// Its name on the host's side.
+        id: String,
         /// When, by `CLOCK_MONOTONIC`.
         monotonic_ns: u64,
     },
@@ -69,7 +121,7 @@ impl Event {
 }
 
 /// Why a VM ended.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum StopReason {
     /// The guest entered ACPI's soft-off state.
@@ -99,12 +151,13 @@ impl StopReason {
 }
 
 /// Why a VM couldn't be started or can't go on.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Failure {
     /// The sort of failure; stable, for programs.
     pub kind: ErrorKind,
     /// The part of the configuration that it's about, if it's about one.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
     pub field: Option<Field>,
     /// The outermost error's message.
     pub message: String,
@@ -125,7 +178,7 @@ impl Failure {
 }
 
 /// The sort of a failure: stable names for programs, and for `vmctl` to choose a hint by.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 #[non_exhaustive]
 pub enum ErrorKind {

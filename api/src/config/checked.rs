@@ -1,13 +1,19 @@
 //! The configuration once it's checked: what the VMM builds a machine from.
 
-use std::path::PathBuf;
+mod memory;
+mod outputs;
+mod services;
+
+use std::path::{Path, PathBuf};
 
 use serde::{Serialize, Serializer};
 
+pub use self::memory::{MemoryHotplugConfig, PmemConfig};
+pub use self::outputs::{LoggerConfig, MetricsConfig, SerialConfig};
+pub use self::services::{BalloonConfig, EntropyConfig, MmdsConfig, VsockConfig};
 use super::{
-    BalloonSpec, BootSourceSpec, CacheType, ConsoleDevice, ConsoleMode, ConsoleSpec, DiskFormat,
-    DriveSpec, EntropySpec, HugePages, IoEngine, MacAddr, MachineSpec, NetSpec, RateLimiter,
-    Transport, VmSpec, VsockSpec,
+    BootSourceSpec, CacheType, ConsoleDevice, ConsoleMode, ConsoleSpec, CpuTemplate, DiskFormat,
+    DriveSpec, HugePages, IoEngine, MacAddr, MachineSpec, NetSpec, RateLimiter, Transport, VmSpec,
 };
 
 /// A VM's configuration in which everything that can be checked without the host has been; only
@@ -34,6 +40,21 @@ pub struct VmConfig {
     pub balloon: Option<BalloonConfig>,
     /// Where the guest's console goes.
     pub console: ConsoleConfig,
+    /// Where the output of the guest's serial port goes. A path here is where the console's output
+    /// goes in place of standard output; then the console is a serial one on standard output.
+    pub serial: Option<SerialConfig>,
+    /// Files that the guest sees as persistent memory, in its order.
+    pub pmem: Vec<PmemConfig>,
+    /// Memory that's plugged into the running guest.
+    pub memory_hotplug: Option<MemoryHotplugConfig>,
+    /// The metadata service.
+    pub mmds: Option<MmdsConfig>,
+    /// Changes to what the guest's CPUs announce, made after the VMM's own.
+    pub cpu_template: CpuTemplate,
+    /// The VMM's log.
+    pub logger: Option<LoggerConfig>,
+    /// The VMM's metrics.
+    pub metrics: Option<MetricsConfig>,
 }
 
 /// vCPUs, memory and transport.
@@ -49,6 +70,8 @@ pub struct MachineConfig {
     pub huge_pages: HugePages,
     /// How virtio devices are attached.
     pub transport: Transport,
+    /// Whether written pages are logged from the start, as differential snapshots need.
+    pub track_dirty_pages: bool,
 }
 
 impl MachineConfig {
@@ -84,13 +107,13 @@ pub struct BootConfig {
 pub struct DriveConfig {
     /// Its unique name on the host's side.
     pub id: String,
-    /// The image.
-    pub path: PathBuf,
+    /// Who serves its requests.
+    pub backend: DriveBackend,
     /// Whether the guest's root file system is on it.
     pub is_root: bool,
     /// The partition that `root=` names.
     pub partuuid: Option<String>,
-    /// Whether the guest may only read.
+    /// Whether the guest may only read; `false` with a vhost-user back end, which tells itself.
     pub read_only: bool,
     /// What the guest may rely on after a flush.
     pub cache: CacheType,
@@ -106,6 +129,27 @@ pub struct DriveConfig {
     pub num_queues: u16,
 }
 
+/// Who serves a drive's requests.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum DriveBackend {
+    /// The VMM, from an image.
+    Image(PathBuf),
+    /// A vhost-user back end that listens on a Unix socket. The drive's I/O engine, limits, format
+    /// and serial number are its affair.
+    VhostUser(PathBuf),
+}
+
+impl DriveConfig {
+    /// The image, unless somebody else serves the drive.
+    #[must_use]
+    pub fn image(&self) -> Option<&Path> {
+        match &self.backend {
+            DriveBackend::Image(path) => Some(path),
+            DriveBackend::VhostUser(_) => None,
+        }
+    }
+}
+
 /// A network interface.
 #[derive(Clone, Debug, PartialEq, Eq)]
 #[non_exhaustive]
@@ -116,39 +160,15 @@ pub struct NetConfig {
     pub tap: String,
     /// The guest's Ethernet address; without it the guest chooses one.
     pub mac: Option<MacAddr>,
+    /// The largest packet that the guest is told to send, in bytes without the Ethernet header, at
+    /// least 68.
+    pub mtu: Option<u16>,
     /// Limits of what the guest receives.
     pub rx_rate_limiter: RateLimiter,
     /// Limits of what the guest sends.
     pub tx_rate_limiter: RateLimiter,
     /// How many pairs of queues, from 1 to [`MAX_QUEUES`](super::MAX_QUEUES).
     pub num_queue_pairs: u16,
-}
-
-/// Sockets between host and guest.
-#[derive(Clone, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct VsockConfig {
-    /// The guest's context identifier, at least 3 and less than 2³² - 1.
-    pub guest_cid: u32,
-    /// The Unix socket on the host.
-    pub uds_path: PathBuf,
-}
-
-/// A source of randomness.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct EntropyConfig {}
-
-/// Memory that the guest gives back.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[non_exhaustive]
-pub struct BalloonConfig {
-    /// How much the guest should give back from the start, in MiB; less than the VM's memory.
-    pub amount_mib: u64,
-    /// Whether the guest takes memory back rather than run out of it.
-    pub deflate_on_oom: bool,
-    /// Whether the guest reports pages as it frees them.
-    pub free_page_reporting: bool,
 }
 
 /// Where the guest's console goes.
@@ -168,6 +188,8 @@ pub enum ConsoleOutput {
     Stdio,
     /// A file that the guest's output is written to.
     File(PathBuf),
+    /// A Unix socket, for clients that come and go.
+    Socket(PathBuf),
     /// Nothing.
     None,
 }
@@ -189,7 +211,14 @@ impl From<VmConfig> for VmSpec {
             entropy: config.entropy.map(Into::into),
             balloon: config.balloon.map(Into::into),
             console: Some(config.console.into()),
-            ..Self::default()
+            serial: config.serial.map(Into::into),
+            pmem: config.pmem.into_iter().map(Into::into).collect(),
+            memory_hotplug: config.memory_hotplug.map(Into::into),
+            mmds_config: config.mmds.map(Into::into),
+            cpu_config: (config.cpu_template != CpuTemplate::default())
+                .then_some(config.cpu_template),
+            logger: config.logger.map(Into::into),
+            metrics: config.metrics.map(Into::into),
         }
     }
 }
@@ -211,26 +240,34 @@ impl From<MachineConfig> for MachineSpec {
             mem_size_mib: Some(machine.mem_mib),
             huge_pages: Some(machine.huge_pages),
             transport: Some(machine.transport),
-            ..Self::default()
+            smt: Some(false),
+            track_dirty_pages: Some(machine.track_dirty_pages),
+            cpu_template: None,
         }
     }
 }
 
 impl From<DriveConfig> for DriveSpec {
     fn from(drive: DriveConfig) -> Self {
-        Self {
+        let spec = Self {
             drive_id: drive.id,
-            path_on_host: Some(drive.path),
             is_root_device: drive.is_root,
             partuuid: drive.partuuid,
-            is_read_only: Some(drive.read_only),
             cache_type: Some(drive.cache),
-            io_engine: drive.io_engine,
-            rate_limiter: written(drive.rate_limiter),
-            format: Some(drive.format),
-            serial: Some(drive.serial),
             num_queues: Some(drive.num_queues),
-            socket: None,
+            ..Self::default()
+        };
+        match drive.backend {
+            DriveBackend::VhostUser(socket) => Self { socket: Some(socket), ..spec },
+            DriveBackend::Image(path) => Self {
+                path_on_host: Some(path),
+                is_read_only: Some(drive.read_only),
+                io_engine: drive.io_engine,
+                rate_limiter: written(drive.rate_limiter),
+                format: Some(drive.format),
+                serial: Some(drive.serial),
+                ..spec
+            },
         }
     }
 }
@@ -241,32 +278,10 @@ impl From<NetConfig> for NetSpec {
             iface_id: net.id,
             host_dev_name: net.tap,
             guest_mac: net.mac.map(|mac| mac.to_string()),
+            mtu: net.mtu,
             rx_rate_limiter: written(net.rx_rate_limiter),
             tx_rate_limiter: written(net.tx_rate_limiter),
             num_queue_pairs: Some(net.num_queue_pairs),
-        }
-    }
-}
-
-impl From<VsockConfig> for VsockSpec {
-    fn from(vsock: VsockConfig) -> Self {
-        Self { vsock_id: None, guest_cid: vsock.guest_cid.into(), uds_path: vsock.uds_path }
-    }
-}
-
-impl From<EntropyConfig> for EntropySpec {
-    fn from(_: EntropyConfig) -> Self {
-        Self { rate_limiter: None }
-    }
-}
-
-impl From<BalloonConfig> for BalloonSpec {
-    fn from(balloon: BalloonConfig) -> Self {
-        Self {
-            amount_mib: balloon.amount_mib,
-            deflate_on_oom: balloon.deflate_on_oom,
-            free_page_reporting: Some(balloon.free_page_reporting),
-            ..Self::default()
         }
     }
 }
@@ -276,6 +291,7 @@ impl From<ConsoleConfig> for ConsoleSpec {
         let (mode, path) = match console.output {
             ConsoleOutput::Stdio => (ConsoleMode::Stdio, None),
             ConsoleOutput::File(path) => (ConsoleMode::File, Some(path)),
+            ConsoleOutput::Socket(path) => (ConsoleMode::Socket, Some(path)),
             ConsoleOutput::None => (ConsoleMode::None, None),
         };
         Self { mode, path, device: console.device }

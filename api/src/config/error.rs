@@ -125,12 +125,26 @@ pub enum Section {
     Balloon,
     /// `console`
     Console,
-    /// A key of Firecracker's that isn't honoured, such as `mmds-config`: the key is the field's.
+    /// `pmem`
+    Pmem,
+    /// `memory-hotplug`
+    MemoryHotplug,
+    /// `mmds-config`
+    MmdsConfig,
+    /// `cpu-config`
+    CpuConfig,
+    /// `logger`
+    Logger,
+    /// `metrics`
+    Metrics,
+    /// `serial`
+    Serial,
+    /// None that this version knows: the key is the field's.
     Other,
 }
 
 impl Section {
-    const ALL: [Self; 8] = [
+    const ALL: [Self; 15] = [
         Self::BootSource,
         Self::Drives,
         Self::NetworkInterfaces,
@@ -139,6 +153,13 @@ impl Section {
         Self::Entropy,
         Self::Balloon,
         Self::Console,
+        Self::Pmem,
+        Self::MemoryHotplug,
+        Self::MmdsConfig,
+        Self::CpuConfig,
+        Self::Logger,
+        Self::Metrics,
+        Self::Serial,
     ];
 
     /// The key as the configuration has it.
@@ -153,6 +174,13 @@ impl Section {
             Self::Entropy => "entropy",
             Self::Balloon => "balloon",
             Self::Console => "console",
+            Self::Pmem => "pmem",
+            Self::MemoryHotplug => "memory-hotplug",
+            Self::MmdsConfig => "mmds-config",
+            Self::CpuConfig => "cpu-config",
+            Self::Logger => "logger",
+            Self::Metrics => "metrics",
+            Self::Serial => "serial",
             Self::Other => "",
         }
     }
@@ -163,8 +191,8 @@ impl Section {
 pub struct Field {
     /// The top-level key.
     pub section: Section,
-    /// Which element of the section's list, counted from 0; only for `drives` and
-    /// `network-interfaces`.
+    /// Which element of the section's list, counted from 0; only for `drives`,
+    /// `network-interfaces` and `pmem`.
     pub index: Option<usize>,
     /// The key within the section, nested keys with dots; empty for the section as a whole.
     pub key: String,
@@ -189,11 +217,10 @@ impl Field {
         Self { section: Section::NetworkInterfaces, index: Some(index), key: key.to_owned() }
     }
 
-    /// The place `key` below this one.
+    /// A key of the persistent memory at `index`.
     #[must_use]
-    pub(super) fn child(&self, key: &str) -> Self {
-        let key = if self.key.is_empty() { key.to_owned() } else { format!("{}.{key}", self.key) };
-        Self { key, ..*self }
+    pub fn pmem(index: usize, key: &str) -> Self {
+        Self { section: Section::Pmem, index: Some(index), key: key.to_owned() }
     }
 }
 

@@ -298,7 +298,9 @@ fn malformed_values_are_refused_with_field_and_value() {
         ("/vsock/uds_path", json!("x".repeat(108)), "is 108 bytes long"),
         ("/vsock/uds_path", json!(""), "vsock.uds_path: is required"),
         ("/console", json!({ "mode": "file" }), "console.path: is required"),
-        ("/console", json!({ "path": "x" }), "is only for the mode \"file\""),
+        ("/console", json!({ "path": "x" }), "is only for the modes"),
+        ("/console", json!({ "mode": "socket" }), "console.path: is required"),
+        ("/console", json!({ "mode": "socket", "path": "x".repeat(108) }), "is 108 bytes long"),
     ] {
         let (kind, message) = refusal(pointer, value);
         assert_eq!(kind, ErrorKind::ConfigInvalid, "{message}");

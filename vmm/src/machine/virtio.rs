@@ -60,8 +60,12 @@ fn make_block(drive: &DriveConfig, index: usize) -> Result<Block, VmmError> {
             kind,
             source,
         };
+    let Some(path) = drive.image() else {
+        let reason = "this VMM has no front end for vhost-user drives yet";
+        return Err(error("socket", ErrorKind::ConfigUnsupported, reason.into()));
+    };
     let options = DiskOptions {
-        path: drive.path.clone(),
+        path: path.to_owned(),
         format: Some(match drive.format {
             DiskFormat::Raw => Format::Raw,
             DiskFormat::Qcow2 => Format::Qcow2,
