@@ -24,6 +24,7 @@ pub mod disk;
 pub mod interrupt;
 pub mod legacy;
 mod log_limit;
+pub mod mmds;
 pub mod pci;
 pub mod rate_limiter;
 pub mod state;
