@@ -11,13 +11,15 @@
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
 };
+use serde::{Deserialize, Serialize};
 
 /// What one bucket holds and how fast it refills.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -44,17 +46,24 @@ pub type Clock = Box<dyn Fn() -> Duration + Send>;
 
 /// Admits requests at the rates of its [`RateLimiterConfig`].
 ///
-/// Without any limit it has neither buckets nor a timer and admits everything at no cost. Several
-/// workers share the buckets by [`share`](Self::share), each with a timer of its own, so that no
-/// worker takes another's wake-up.
+/// While there is no limit it admits everything at the cost of one look at a flag. Several workers
+/// share the buckets by [`share`](Self::share), each with a timer of its own, so that no worker
+/// takes another's wake-up. Limits can change at any time, by a [`RateLimitControl`].
 pub struct RateLimiter {
     limits: Option<Limits>,
 }
 
 struct Limits {
-    buckets: Arc<Mutex<Buckets>>,
-    timer: OwnedFd,
+    shared: Arc<Shared>,
+    timer: Arc<OwnedFd>,
     blocked: bool,
+}
+
+/// What all users of the same buckets share.
+struct Shared {
+    /// There is a bucket: the lock must be taken.
+    limited: AtomicBool,
+    buckets: Mutex<Buckets>,
 }
 
 impl RateLimiter {
@@ -75,14 +84,13 @@ impl RateLimiter {
         let now = clock();
         let bandwidth = config.bandwidth.and_then(|config| Bucket::new(&config, now));
         let ops = config.ops.and_then(|config| Bucket::new(&config, now));
-        if bandwidth.is_none() && ops.is_none() {
-            return Ok(Self::unlimited());
-        }
-        let buckets = Arc::new(Mutex::new(Buckets { clock, bandwidth, ops }));
-        Ok(Self { limits: Some(Limits { buckets, timer: new_timer()?, blocked: false }) })
+        let limited = AtomicBool::new(bandwidth.is_some() || ops.is_some());
+        let buckets = Mutex::new(Buckets { clock, bandwidth, ops, timers: Vec::new() });
+        let limits = Limits::new(Arc::new(Shared { limited, buckets }))?;
+        Ok(Self { limits: Some(limits) })
     }
 
-    /// Creates a limiter that admits everything.
+    /// Creates a limiter that admits everything, for ever: it has no timer and no control.
     pub fn unlimited() -> Self {
         Self { limits: None }
     }
@@ -93,14 +101,15 @@ impl RateLimiter {
     /// When the timer can't be made.
     pub fn share(&self) -> io::Result<Self> {
         let limits = match &self.limits {
-            Some(limits) => Some(Limits {
-                buckets: Arc::clone(&limits.buckets),
-                timer: new_timer()?,
-                blocked: false,
-            }),
+            Some(limits) => Some(Limits::new(Arc::clone(&limits.shared))?),
             None => None,
         };
         Ok(Self { limits })
+    }
+
+    /// Returns what changes the limits, for all who share them.
+    pub fn control(&self) -> RateLimitControl {
+        RateLimitControl(self.limits.as_ref().map(|limits| Arc::clone(&limits.shared)))
     }
 
     /// Spends `ops` operations and `bytes` bytes, or neither.
@@ -109,10 +118,13 @@ impl RateLimiter {
     /// it's worth another try; until then the answer to the same request stays no.
     pub fn consume(&mut self, ops: u64, bytes: u64) -> bool {
         let Some(limits) = &mut self.limits else { return true };
-        let outcome =
-            limits.buckets.lock().unwrap_or_else(PoisonError::into_inner).consume(ops, bytes);
         limits.blocked = false;
-        let Err(wait) = outcome else { return true };
+        if !limits.shared.limited.load(Ordering::Acquire) {
+            return true;
+        }
+        let mut buckets = limits.shared.lock();
+        let Err(wait) = buckets.consume(ops, bytes) else { return true };
+        // Under the lock: limits that are lifted right now must wake this timer, too.
         match arm(&limits.timer, wait) {
             Ok(()) => {
                 limits.blocked = true;
@@ -131,7 +143,7 @@ impl RateLimiter {
         self.limits.as_ref().is_some_and(|limits| limits.blocked)
     }
 
-    /// Returns the file descriptor to wait on for being readable; none when there is no limit.
+    /// Returns the file descriptor to wait on for being readable; none when there never is a limit.
     pub fn timer(&self) -> Option<BorrowedFd<'_>> {
         self.limits.as_ref().map(|limits| limits.timer.as_fd())
     }
@@ -142,6 +154,93 @@ impl RateLimiter {
         limits.blocked = false;
         // It fails only when nothing had expired, and then there is nothing to take note of.
         let _ = rustix::io::read(&limits.timer, &mut [0u8; 8]);
+    }
+}
+
+impl Limits {
+    fn new(shared: Arc<Shared>) -> io::Result<Self> {
+        let timer = Arc::new(new_timer()?);
+        let mut buckets = shared.lock();
+        buckets.timers.retain(|timer| timer.strong_count() > 0);
+        buckets.timers.push(Arc::downgrade(&timer));
+        drop(buckets);
+        Ok(Self { shared, timer, blocked: false })
+    }
+}
+
+impl Shared {
+    fn lock(&self) -> MutexGuard<'_, Buckets> {
+        self.buckets.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// Changes the limits of a device while it works, and remembers its budget with a saved machine.
+#[derive(Clone)]
+pub struct RateLimitControl(Option<Arc<Shared>>);
+
+/// What is left of a limiter's tokens.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct RateLimiterState {
+    /// Of bytes; `None` without such a limit.
+    pub bandwidth: Option<BucketState>,
+    /// Of operations.
+    pub ops: Option<BucketState>,
+}
+
+/// What is left in one bucket.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct BucketState {
+    /// Tokens; below 0 after a request larger than the bucket.
+    pub tokens: i64,
+    /// Tokens of the one-time burst.
+    pub burst: u64,
+}
+
+impl RateLimitControl {
+    /// Replaces the limits that `config` mentions by new ones, their buckets full: of size 0, a limit
+    /// is lifted. Limits that it doesn't mention stay as they are. Who waits tries again at once.
+    pub fn update(&self, config: &RateLimiterConfig) {
+        let Some(shared) = &self.0 else { return };
+        let mut buckets = shared.lock();
+        let now = (buckets.clock)();
+        if let Some(config) = &config.bandwidth {
+            buckets.bandwidth = Bucket::new(config, now);
+        }
+        if let Some(config) = &config.ops {
+            buckets.ops = Bucket::new(config, now);
+        }
+        let limited = buckets.bandwidth.is_some() || buckets.ops.is_some();
+        shared.limited.store(limited, Ordering::Release);
+        for timer in buckets.timers.iter().filter_map(Weak::upgrade) {
+            if let Err(error) = arm(&timer, Duration::from_nanos(1)) {
+                log::error!("can't tell who waits of new rate limits: {error}");
+            }
+        }
+    }
+
+    /// Returns what is left in the buckets.
+    pub fn save(&self) -> RateLimiterState {
+        let Some(shared) = &self.0 else { return RateLimiterState::default() };
+        let mut buckets = shared.lock();
+        let now = (buckets.clock)();
+        let save = |bucket: &mut Option<Bucket>| bucket.as_mut().map(|bucket| bucket.save(now));
+        RateLimiterState { bandwidth: save(&mut buckets.bandwidth), ops: save(&mut buckets.ops) }
+    }
+
+    /// Puts as much into the buckets as there was. A bucket never gets more than it holds, and one
+    /// that wasn't there stays full.
+    pub fn restore(&self, state: &RateLimiterState) {
+        let Some(shared) = &self.0 else { return };
+        let mut buckets = shared.lock();
+        let now = (buckets.clock)();
+        if let (Some(bucket), Some(saved)) = (&mut buckets.bandwidth, &state.bandwidth) {
+            bucket.restore(saved, now);
+        }
+        if let (Some(bucket), Some(saved)) = (&mut buckets.ops, &state.ops) {
+            bucket.restore(saved, now);
+        }
     }
 }
 
@@ -176,6 +275,8 @@ struct Buckets {
     clock: Clock,
     bandwidth: Option<Bucket>,
     ops: Option<Bucket>,
+    /// Of everybody who may wait for tokens.
+    timers: Vec<Weak<OwnedFd>>,
 }
 
 impl Buckets {
@@ -235,6 +336,20 @@ impl Bucket {
     /// Converts tokens to the level's unit: below 2^126 by [`MAX_REFILL_NS`].
     fn scaled(&self, tokens: u64) -> i128 {
         i128::from(tokens).saturating_mul(i128::from(self.refill_ns))
+    }
+
+    fn save(&mut self, now: Duration) -> BucketState {
+        self.refill(now);
+        let tokens = self.level.div_euclid(i128::from(self.refill_ns));
+        let tokens = i64::try_from(tokens).unwrap_or(if tokens < 0 { i64::MIN } else { i64::MAX });
+        BucketState { tokens, burst: self.burst }
+    }
+
+    fn restore(&mut self, saved: &BucketState, now: Duration) {
+        let level = i128::from(saved.tokens).saturating_mul(i128::from(self.refill_ns));
+        self.level = level.min(self.scaled(self.size));
+        self.burst = saved.burst.min(self.burst);
+        self.refilled_at = now;
     }
 
     fn refill(&mut self, now: Duration) {
@@ -303,10 +418,9 @@ mod tests {
     }
 
     #[test]
-    fn limiter_without_limits_has_no_timer_and_admits_everything() {
+    fn limiter_without_limits_admits_everything() {
         for config in [None, bucket(0, 7, 100), bucket(100, 7, 0)] {
             let (mut limiter, _) = limiter(config, config);
-            assert!(limiter.timer().is_none());
             assert!(limiter.consume(u64::MAX, u64::MAX));
             assert!(limiter.share().unwrap().consume(u64::MAX, u64::MAX));
         }
@@ -409,6 +523,48 @@ mod tests {
                 assert!(remaining(&limiter) > Duration::ZERO);
                 clock.advance(1 << 60);
             }
+        }
+    }
+
+    #[test]
+    fn new_limits_hold_at_once_and_wake_who_waits_for_the_old() {
+        let (mut first, _) = limiter(None, bucket(1, 0, 1_000_000));
+        let mut second = first.share().unwrap();
+        assert!(first.consume(1, 0) && !second.consume(1, 0));
+        first.control().update(&RateLimiterConfig { bandwidth: bucket(10, 0, 1000), ops: None });
+        assert!(!second.consume(1, 0), "the limit of operations wasn't mentioned");
+        first.control().update(&RateLimiterConfig { bandwidth: None, ops: bucket(0, 0, 0) });
+        let timer = second.timer().unwrap();
+        poll(&mut [PollFd::new(&timer, PollFlags::IN)], None).unwrap();
+        second.acknowledge();
+        assert!(second.consume(100, 10));
+        assert!(!first.consume(1, 1), "the new limit of bytes is everybody's");
+        first.control().update(&RateLimiterConfig { bandwidth: bucket(0, 0, 0), ops: None });
+        assert!(second.consume(u64::MAX, u64::MAX));
+    }
+
+    #[test]
+    fn budget_survives_a_save_and_never_exceeds_its_bucket() {
+        let (mut old, _) = limiter(bucket(1000, 50, 100), bucket(10, 0, 100));
+        assert!(old.consume(3, 350));
+        let saved = old.control().save();
+        assert_eq!(saved.bandwidth, Some(BucketState { tokens: 700, burst: 0 }));
+        assert_eq!(saved.ops, Some(BucketState { tokens: 7, burst: 0 }));
+
+        let (mut new, _) = limiter(bucket(1000, 50, 100), bucket(10, 0, 100));
+        new.control().restore(&saved);
+        assert!(!new.consume(8, 1) && new.consume(7, 700) && !new.consume(0, 1));
+        assert_eq!(new.control().save().bandwidth, Some(BucketState { tokens: 0, burst: 0 }));
+
+        let hostile = |tokens| Some(BucketState { tokens, burst: u64::MAX });
+        for tokens in [i64::MAX, i64::MIN] {
+            let state = RateLimiterState { bandwidth: hostile(tokens), ops: hostile(tokens) };
+            let (mut new, clock) = limiter(bucket(1000, 50, u64::MAX), bucket(10, 0, 100));
+            new.control().restore(&state);
+            assert_eq!(new.consume(10, 1050), tokens > 0);
+            assert!(!new.consume(1, 1));
+            clock.advance(1 << 40);
+            let _ = new.consume(1, 1);
         }
     }
 

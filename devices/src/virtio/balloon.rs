@@ -15,6 +15,7 @@ use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use sys::memory::GuestRam;
 
 pub use port::BalloonPort;
+use port::BalloonState;
 pub use stats::BalloonStats;
 
 use super::device::{ActivateError, Activation, DeviceType, VirtioDevice};
@@ -22,6 +23,7 @@ use super::queue::{ChainBuffers, DeviceQueue};
 use super::serve::{RING_FEATURES, ServedQueue};
 use super::worker::{QueueWorker, WorkerHandler};
 use crate::bytes::{read_at, value_u32};
+use crate::state::{RestoreError, SaveError, from_value, to_value};
 use pages::PageList;
 
 /// `VIRTIO_BALLOON_F_STATS_VQ`, `_DEFLATE_ON_OOM` and `_PAGE_REPORTING`.
@@ -123,6 +125,20 @@ impl VirtioDevice for Balloon {
     fn workers(&self) -> &[QueueWorker] {
         self.worker.as_slice()
     }
+
+    fn save(&self) -> Result<serde_json::Value, SaveError> {
+        to_value(&self.port.save())
+    }
+
+    fn restore(&mut self, state: serde_json::Value) -> Result<(), RestoreError> {
+        let state: BalloonState = from_value("a balloon", state)?;
+        let size = QUEUE_SIZES.get(usize::from(STATS_QUEUE)).copied().unwrap_or_default();
+        if let Some(head) = state.held_stats().filter(|head| *head >= size) {
+            return Err(RestoreError::invalid("chain of statistics", head));
+        }
+        self.port.restore(&state);
+        Ok(())
+    }
 }
 
 /// What a queue is for.
@@ -156,8 +172,6 @@ struct BalloonHandler {
     port: Arc<BalloonPort>,
     queues: Vec<(Role, ServedQueue)>,
     pages: PageList,
-    /// The statistics buffer that the driver waits for: returning it asks for new ones (§5.5.6.3).
-    held_stats: Option<u16>,
 }
 
 impl BalloonHandler {
@@ -179,11 +193,11 @@ impl BalloonHandler {
                 Some((role, ServedQueue::new(queue, memory.clone())))
             })
             .collect();
-        Ok(Self { port, queues, pages: PageList::default(), held_stats: None })
+        Ok(Self { port, queues, pages: PageList::default() })
     }
 
     fn serve(&mut self, notification: Events) {
-        let Self { port, queues, pages, held_stats } = self;
+        let Self { port, queues, pages } = self;
         for (role, queue) in queues.iter_mut().filter(|(_, queue)| queue.owns(notification)) {
             match role {
                 Role::Inflate => queue.serve(|memory, buffers| {
@@ -191,7 +205,7 @@ impl BalloonHandler {
                     0
                 }),
                 Role::Deflate => queue.serve(|_, _| 0),
-                Role::Stats => take_stats(queue, port, held_stats),
+                Role::Stats => take_stats(queue, port),
                 Role::Reporting => queue.serve(|memory, buffers| {
                     report(memory, buffers);
                     0
@@ -202,7 +216,7 @@ impl BalloonHandler {
 
     /// Returns the held statistics buffer, for the driver to fill it anew.
     fn request_stats(&mut self) {
-        let Some(head) = self.held_stats.take() else { return };
+        let Some(head) = self.port.take_held_stats() else { return };
         for (_, queue) in self.queues.iter_mut().filter(|(role, _)| *role == Role::Stats) {
             queue.give_back(head);
         }
@@ -233,7 +247,7 @@ impl MutEventSubscriber for BalloonHandler {
 }
 
 /// Reads the statistics that the driver has put in, and keeps its buffer.
-fn take_stats(queue: &mut ServedQueue, port: &BalloonPort, held: &mut Option<u16>) {
+fn take_stats(queue: &mut ServedQueue, port: &BalloonPort) {
     queue.serve_requests(
         || true,
         |memory, request| {
@@ -241,7 +255,7 @@ fn take_stats(queue: &mut ServedQueue, port: &BalloonPort, held: &mut Option<u16
                 port.set_stats(BalloonStats::read(memory, &buffers.readable));
             }
             // A driver has one buffer; should it add a second, the first goes back.
-            held.replace(request.head).map(|previous| (previous, 0))
+            port.hold_stats(request.head).map(|previous| (previous, 0))
         },
     );
 }

@@ -18,6 +18,7 @@ use super::queue::{ChainBuffers, DeviceQueue, Segment};
 use super::serve::{RING_FEATURES, ServedQueue};
 use super::worker::{QueueWorker, WorkerHandler};
 use crate::log_limit::LogLimit;
+use crate::state::{RestoreError, SaveError, from_value, to_value};
 
 const QUEUE_SIZES: [u16; 2] = [128; 2];
 const RECEIVE_QUEUE: u16 = 0;
@@ -125,6 +126,14 @@ impl VirtioDevice for Console {
 
     fn workers(&self) -> &[QueueWorker] {
         self.active.as_ref().map_or(&[], |active| std::slice::from_ref(&active.worker))
+    }
+
+    fn save(&self) -> Result<serde_json::Value, SaveError> {
+        to_value(&self.port.save())
+    }
+
+    fn restore(&mut self, state: serde_json::Value) -> Result<(), RestoreError> {
+        self.port.restore(&from_value("a console", state)?)
     }
 }
 

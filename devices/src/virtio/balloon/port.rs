@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::super::device::Notifier;
@@ -21,7 +22,28 @@ struct State {
     actual_pages: u32,
     stats: Option<BalloonStats>,
     refused_entries: u64,
+    /// The statistics buffer that the driver waits for: returning it asks for new ones (§5.5.6.3).
+    held_stats: Option<u16>,
     notifier: Option<Notifier>,
+}
+
+/// What a balloon device saves.
+#[derive(Debug, Default, Serialize, Deserialize)]
+pub(super) struct BalloonState {
+    target_pages: u32,
+    actual_pages: u32,
+    #[serde(default)]
+    stats: Option<BalloonStats>,
+    /// The first descriptor of the chain that the device keeps in the statistics queue.
+    #[serde(default)]
+    held_stats: Option<u16>,
+}
+
+impl BalloonState {
+    /// Returns the chain that the device keeps.
+    pub(super) fn held_stats(&self) -> Option<u16> {
+        self.held_stats
+    }
 }
 
 impl BalloonPort {
@@ -89,6 +111,42 @@ impl BalloonPort {
         }
     }
 
+    /// Keeps the chain that has the statistics; returns the one that was kept before.
+    pub(super) fn hold_stats(&self, head: u16) -> Option<u16> {
+        self.lock().held_stats.replace(head)
+    }
+
+    /// Gives the kept chain up.
+    pub(super) fn take_held_stats(&self) -> Option<u16> {
+        self.lock().held_stats.take()
+    }
+
+    pub(super) fn save(&self) -> BalloonState {
+        let State {
+            target_pages,
+            actual_pages,
+            stats,
+            refused_entries: _,
+            held_stats,
+            notifier: _,
+        } = &*self.lock();
+        BalloonState {
+            target_pages: *target_pages,
+            actual_pages: *actual_pages,
+            stats: *stats,
+            held_stats: *held_stats,
+        }
+    }
+
+    /// Takes over a saved state, whose chain's head is one that a queue can have.
+    pub(super) fn restore(&self, saved: &BalloonState) {
+        let mut state = self.lock();
+        state.target_pages = saved.target_pages;
+        state.actual_pages = saved.actual_pages;
+        state.stats = saved.stats;
+        state.held_stats = saved.held_stats;
+    }
+
     pub(super) fn stats_wanted(&self) -> &EventFd {
         &self.stats_wanted
     }
@@ -104,6 +162,7 @@ impl BalloonPort {
         state.notifier = None;
         state.actual_pages = 0;
         state.stats = None;
+        state.held_stats = None;
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {

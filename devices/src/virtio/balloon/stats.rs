@@ -1,5 +1,6 @@
 //! What the guest tells about its memory.
 
+use serde::{Deserialize, Serialize};
 use sys::memory::GuestRam;
 use vm_memory::{Address, Bytes};
 
@@ -12,7 +13,8 @@ const MAX_BYTES: usize = 64 * ENTRY_SIZE;
 
 /// Memory statistics by the guest's own account (VIRTIO 1.3 §5.5.6.4); `None` where it has none.
 /// None of it can be trusted.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct BalloonStats {
     /// Bytes swapped in since boot.
     pub swap_in_bytes: Option<u64>,

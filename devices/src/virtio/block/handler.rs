@@ -15,9 +15,10 @@ use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::epoll::{ControlOperation, Epoll, EpollEvent};
 use vmm_sys_util::eventfd::EventFd;
 
+use super::media::{Medium, Slot};
 use super::metrics::BlockMetrics;
 use super::request::{ID_BYTES, Limits, Request, RequestError, take_status};
-use crate::disk::{Completion, IoEngine, IoRequest};
+use crate::disk::{Completion, DiskBackend, IoEngine, IoRequest};
 use crate::log_limit::LogLimit;
 use crate::rate_limiter::RateLimiter;
 use crate::virtio::worker::WorkerHandler;
@@ -32,7 +33,11 @@ const STATUS_IOERR: u8 = VIRTIO_BLK_S_IOERR as u8;
 pub(super) struct Parts {
     pub(super) queue: DeviceQueue,
     pub(super) memory: GuestRam,
+    /// Dropped before the disk that it works on.
     pub(super) engine: Box<dyn IoEngine>,
+    pub(super) disk: Arc<dyn DiskBackend>,
+    /// Where another disk comes from.
+    pub(super) slot: Arc<Slot>,
     pub(super) limiter: RateLimiter,
     pub(super) limits: Limits,
     pub(super) serial: [u8; ID_BYTES],
@@ -145,6 +150,30 @@ impl QueueHandler {
             return self.serve();
         }
         Ok(self.parts.queue.signal_used(&self.parts.memory)?)
+    }
+
+    /// Exchanges the disk for the one in the slot, once nothing is in flight on the old one.
+    fn change_disk(&mut self, ops: &mut EventOps) {
+        let Some(Medium { engine, disk, announcement }) = self.parts.slot.take() else { return };
+        self.quiesce();
+        if let Some(old) = self.parts.engine.completed()
+            && let Err(error) = ops.remove(Events::new(old, EventSet::empty()))
+        {
+            log::error!("queue {} can't let go of a disk: {error}", self.parts.queue.index());
+        }
+        self.parts.engine = engine;
+        self.parts.limits.len = disk.len_bytes();
+        self.parts.disk = disk;
+        if let Some(new) = self.parts.engine.completed() {
+            let edge = EventSet::IN | EventSet::EDGE_TRIGGERED;
+            if let Err(error) = ops.add(Events::new(new, edge)) {
+                self.broken = true;
+                self.parts.queue.needs_reset(&error);
+            }
+        }
+        // The last worker to come here announces the new capacity.
+        drop(announcement);
+        self.guarded(Self::serve);
     }
 
     /// Returns what has completed and takes nothing new.
@@ -381,8 +410,11 @@ impl WorkerHandler for QueueHandler {
 }
 
 impl MutEventSubscriber for QueueHandler {
-    fn process(&mut self, events: Events, _ops: &mut EventOps) {
+    fn process(&mut self, events: Events, ops: &mut EventOps) {
         let fd = events.fd();
+        if fd == self.parts.slot.changed().as_raw_fd() {
+            return self.change_disk(ops);
+        }
         if self.parts.engine.completed().is_some_and(|event| event.as_raw_fd() == fd) {
             return self.guarded(Self::complete);
         }
@@ -400,6 +432,7 @@ impl MutEventSubscriber for QueueHandler {
         let edge = EventSet::IN | EventSet::EDGE_TRIGGERED;
         let mut watched = vec![Events::new(self.parts.queue.kick(), edge)];
         watched.extend(self.parts.engine.completed().map(|event| Events::new(event, edge)));
+        watched.push(Events::new(self.parts.slot.changed(), EventSet::IN));
         watched.extend(self.parts.limiter.timer().map(|timer| Events::new(&timer, EventSet::IN)));
         for events in watched {
             if let Err(error) = ops.add(events) {

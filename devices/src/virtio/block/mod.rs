@@ -11,6 +11,7 @@
 
 mod config;
 mod handler;
+mod media;
 mod metrics;
 mod request;
 
@@ -20,20 +21,23 @@ mod tests;
 use std::io;
 use std::sync::Arc;
 
+use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_blk::VIRTIO_BLK_F_FLUSH;
 use zerocopy::IntoBytes;
 
+pub use self::media::{BlockControl, DiskChangeError};
 pub use self::metrics::BlockMetrics;
 pub use self::request::ID_BYTES;
 
-use self::config::ConfigSpace;
 use self::handler::{Parts, QueueHandler};
+use self::media::Medium;
 use self::request::Limits;
 use super::device::{ActivateError, Activation, DeviceType, VirtioDevice};
 use super::worker::QueueWorker;
 use crate::bytes;
 use crate::disk::DiskBackend;
-use crate::rate_limiter::{RateLimiter, RateLimiterConfig};
+use crate::rate_limiter::{RateLimiter, RateLimiterConfig, RateLimiterState};
+use crate::state::{RestoreError, SaveError, from_value, to_value};
 
 /// How many queues a block device can have.
 pub const MAX_QUEUES: u16 = 64;
@@ -77,10 +81,19 @@ pub enum BlockError {
     Host(#[source] io::Error),
 }
 
+/// What a block device saves.
+#[derive(Debug, Serialize, Deserialize)]
+struct BlockState {
+    len_bytes: u64,
+    block_size: u32,
+    read_only: bool,
+    #[serde(default)]
+    limiter: RateLimiterState,
+}
+
 /// A block device.
 pub struct Block {
-    disk: Arc<dyn DiskBackend>,
-    config: ConfigSpace,
+    control: Arc<BlockControl>,
     offered: u64,
     queue_sizes: Vec<u16>,
     serial: [u8; ID_BYTES],
@@ -114,10 +127,9 @@ impl Block {
         let mut serial = [0; ID_BYTES];
         bytes::read_at(config.serial.as_bytes(), 0, &mut serial);
         Ok(Self {
-            config: ConfigSpace::new(&*disk, num_queues, queue_size),
             offered: config::offered_features(&*disk, num_queues),
             queue_sizes: vec![queue_size; usize::from(num_queues)],
-            disk,
+            control: Arc::new(BlockControl::new(disk, num_queues, queue_size, limiter.control())),
             serial,
             limiter,
             metrics: Arc::default(),
@@ -130,30 +142,37 @@ impl Block {
         &self.metrics
     }
 
+    /// Returns what changes the device while it works.
+    pub fn control(&self) -> &Arc<BlockControl> {
+        &self.control
+    }
+
     /// Makes what serves each queue of `activation`.
     fn handlers(&self, activation: Activation) -> Result<Vec<QueueHandler>, ActivateError> {
-        let Activation { memory, features, queues, .. } = activation;
-        let limits =
-            Limits { len: self.disk.len_bytes(), read_only: self.disk.read_only(), features };
+        let Activation { memory, features, queues, notifier } = activation;
         // Without flushes, a driver takes a completed write for a durable one
         // (VIRTIO 1.3 §5.2.6.2).
         let write_through = features & 1 << VIRTIO_BLK_F_FLUSH == 0;
-        let handler = |queue: super::DeviceQueue| {
-            let engine = self
-                .disk
-                .start(memory.clone(), queue.size(), write_through)
-                .map_err(ActivateError::Backend)?;
+        let depths: Vec<u16> = queues.iter().map(super::DeviceQueue::size).collect();
+        let started = self
+            .control
+            .start_session(&memory, write_through, notifier, &depths)
+            .map_err(ActivateError::Backend)?;
+        let handler = |(queue, (medium, slot))| {
+            let Medium { engine, disk, .. } = medium;
             Ok(QueueHandler::new(Parts {
                 queue,
                 memory: memory.clone(),
                 engine,
+                limits: Limits { len: disk.len_bytes(), read_only: disk.read_only(), features },
+                disk,
+                slot,
                 limiter: self.limiter.share().map_err(ActivateError::Worker)?,
-                limits,
                 serial: self.serial,
                 metrics: Arc::clone(&self.metrics),
             }))
         };
-        queues.into_iter().map(handler).collect()
+        queues.into_iter().zip(started).map(handler).collect()
     }
 }
 
@@ -171,7 +190,7 @@ impl VirtioDevice for Block {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        bytes::read_at(self.config.as_bytes(), offset, data);
+        bytes::read_at(self.control.config().as_bytes(), offset, data);
     }
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
@@ -198,6 +217,32 @@ impl VirtioDevice for Block {
     /// Joins the workers. Each drops its engine, which waits for the requests in flight.
     fn reset(&mut self) {
         self.workers.clear();
+        self.control.end_session();
+    }
+
+    fn save(&self) -> Result<serde_json::Value, SaveError> {
+        let disk = self.control.disk();
+        to_value(&BlockState {
+            len_bytes: disk.len_bytes(),
+            block_size: disk.block_size(),
+            read_only: disk.read_only(),
+            limiter: self.control.limiter().save(),
+        })
+    }
+
+    /// A disk of another length is one that was resized meanwhile: the driver reads its capacity
+    /// anew, as the transport announces a change after every restore.
+    fn restore(&mut self, state: serde_json::Value) -> Result<(), RestoreError> {
+        let BlockState { len_bytes, block_size, read_only, limiter } =
+            from_value("a block device", state)?;
+        let disk = self.control.disk();
+        RestoreError::expect("disk's read-only flag", read_only, disk.read_only())?;
+        RestoreError::expect("disk's block size", block_size, disk.block_size())?;
+        if len_bytes != disk.len_bytes() {
+            log::info!("a disk had {len_bytes} bytes and has {} now", disk.len_bytes());
+        }
+        self.control.limiter().restore(&limiter);
+        Ok(())
     }
 
     fn workers(&self) -> &[QueueWorker] {

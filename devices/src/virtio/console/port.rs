@@ -4,10 +4,12 @@ use std::collections::VecDeque;
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::super::device::Notifier;
 use crate::console::{ConsoleOutput, InputTarget};
+use crate::state::RestoreError;
 
 /// How much input waits for the driver to provide buffers.
 const INPUT_CAPACITY: usize = 4096;
@@ -29,6 +31,16 @@ struct State {
     columns: u16,
     rows: u16,
     notifier: Option<Notifier>,
+}
+
+/// What a console device saves.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub(super) struct ConsoleState {
+    /// Typed, but not yet taken by the driver.
+    input: Vec<u8>,
+    columns: u16,
+    rows: u16,
 }
 
 impl ConsolePort {
@@ -57,6 +69,34 @@ impl ConsolePort {
         if let Some(notifier) = notifier {
             notifier.config_changed();
         }
+    }
+
+    pub(super) fn save(&self) -> ConsoleState {
+        let State { input, input_waits: _, columns, rows, notifier: _ } = &*self.lock();
+        let input = input.iter().copied().collect();
+        ConsoleState { input, columns: *columns, rows: *rows }
+    }
+
+    /// Takes over a saved state: its input comes before what is typed from now on. The size is the
+    /// saved one only as long as nobody knows a newer.
+    ///
+    /// # Errors
+    /// [`RestoreError`] for more input than a port keeps.
+    pub(super) fn restore(&self, saved: &ConsoleState) -> Result<(), RestoreError> {
+        if saved.input.len() > INPUT_CAPACITY {
+            return Err(RestoreError::invalid("amount of console input", saved.input.len()));
+        }
+        let mut state = self.lock();
+        let newer = std::mem::replace(&mut state.input, saved.input.iter().copied().collect());
+        state.input.extend(newer);
+        if (state.columns, state.rows) == (0, 0) {
+            (state.columns, state.rows) = (saved.columns, saved.rows);
+        }
+        if !state.input.is_empty() {
+            // It fails only when it is full, and then it is readable already.
+            let _ = self.arrived.write(1);
+        }
+        Ok(())
     }
 
     pub(super) fn size(&self) -> (u16, u16) {

@@ -10,6 +10,7 @@ use virtio_bindings::virtio_net::{
 };
 use vm_memory::{Bytes, GuestAddress};
 
+use super::choices::Choices;
 use super::features::Features;
 use super::pair::Pair;
 use crate::virtio::{Chain, ChainBuffers, DeviceQueue, QueueError};
@@ -25,19 +26,23 @@ pub(super) struct Control {
     pairs: Vec<Arc<Pair>>,
     /// How many pairs have a worker: the driver enabled their queues.
     usable_pairs: usize,
+    choices: Arc<Choices>,
     chain: ChainBuffers,
 }
 
 impl Control {
-    /// Takes over `queue`; commands concern `pairs`, of which the first `usable_pairs` are served.
+    /// Takes over `queue`; commands concern `pairs`, of which the first `usable_pairs` are served,
+    /// and are noted in `choices`.
     pub(super) fn new(
         queue: DeviceQueue,
         memory: GuestRam,
         features: Features,
         pairs: Vec<Arc<Pair>>,
         usable_pairs: usize,
+        choices: Arc<Choices>,
     ) -> Self {
-        Self { queue, memory, features, pairs, usable_pairs, chain: ChainBuffers::default() }
+        let chain = ChainBuffers::default();
+        Self { queue, memory, features, pairs, usable_pairs, choices, chain }
     }
 
     /// Returns the queue.
@@ -112,19 +117,28 @@ impl Control {
         if count == 0 || count > self.usable_pairs {
             return false;
         }
-        self.pairs
+        let done = self
+            .pairs
             .iter()
             .enumerate()
-            .all(|(index, pair)| pair.set_enabled(index < count, true).is_ok())
+            .all(|(index, pair)| pair.set_enabled(index < count, true).is_ok());
+        if done {
+            self.choices.set_pairs(u16::try_from(count).unwrap_or(u16::MAX));
+        }
+        done
     }
 
     fn set_offloads(&self, bits: u64) -> bool {
         let switchable = self.features.switchable();
         let wanted = Features(bits);
-        bits & !switchable.0 == 0
+        let done = bits & !switchable.0 == 0
             && self
                 .pairs
                 .first()
-                .is_some_and(|pair| pair.backend().set_offloads(wanted.receive_offloads()).is_ok())
+                .is_some_and(|pair| pair.backend().set_offloads(wanted.receive_offloads()).is_ok());
+        if done {
+            self.choices.set_offloads(wanted);
+        }
+        done
     }
 }

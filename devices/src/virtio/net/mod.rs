@@ -8,12 +8,16 @@
 //!     │      └── Control ─ all pairs ─┘
 //!     └── PairWorker …
 //! ```
+//!
+//! With the metadata service, an [`MmdsPort`] stands before each backend.
 
 mod backend;
+mod choices;
 mod control;
 mod features;
 mod header;
 mod metrics;
+mod mmds;
 mod pair;
 mod rx;
 mod tx;
@@ -26,6 +30,7 @@ use std::io;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use serde::{Deserialize, Serialize};
 use sys::memory::GuestRam;
 use virtio_bindings::virtio_net::{VIRTIO_NET_F_MQ, VIRTIO_NET_S_LINK_UP};
 use zerocopy::little_endian::U16;
@@ -34,8 +39,10 @@ use zerocopy::{Immutable, IntoBytes};
 pub use backend::FrameBackend;
 pub use metrics::NetMetrics;
 
+use self::choices::{Choices, ChoicesState};
 use self::control::Control;
 use self::features::Features;
+use self::mmds::MmdsPort;
 use self::pair::Pair;
 use self::rx::Receiver;
 use self::tx::Transmitter;
@@ -44,7 +51,9 @@ use super::device::{ActivateError, Activation, DeviceType, Notifier, VirtioDevic
 use super::queue::DeviceQueue;
 use super::worker::QueueWorker;
 use crate::bytes;
-use crate::rate_limiter::{RateLimiter, RateLimiterConfig};
+use crate::mmds::Mmds;
+use crate::rate_limiter::{RateLimitControl, RateLimiter, RateLimiterConfig, RateLimiterState};
+use crate::state::{RestoreError, SaveError, from_value, to_value};
 
 /// The largest frame without its header, in bytes (VIRTIO 1.3 §5.1.6.3.1).
 pub const MAX_FRAME_SIZE: usize = 65550;
@@ -113,6 +122,42 @@ pub struct Net {
     link_up: Arc<AtomicBool>,
     metrics: Arc<NetMetrics>,
     workers: Vec<QueueWorker>,
+    mmds: Option<Arc<MmdsPort>>,
+    /// What the driver chose by the control queue.
+    choices: Arc<Choices>,
+    /// What it had chosen when it was saved, until it is in force again.
+    restored: Option<ChoicesState>,
+}
+
+/// What a network card saves. The link's state isn't among it: it is that of the new host side.
+#[derive(Debug, Serialize, Deserialize)]
+struct NetState {
+    mac: [u8; 6],
+    #[serde(default)]
+    choices: ChoicesState,
+    #[serde(default)]
+    rx_limiter: RateLimiterState,
+    #[serde(default)]
+    tx_limiter: RateLimiterState,
+}
+
+/// Changes a network card while it works.
+#[derive(Clone)]
+pub struct NetControl {
+    rx: RateLimitControl,
+    tx: RateLimitControl,
+}
+
+impl NetControl {
+    /// Replaces those limits of what the guest receives that `config` mentions.
+    pub fn update_rx_limit(&self, config: &RateLimiterConfig) {
+        self.rx.update(config);
+    }
+
+    /// Replaces those limits of what the guest sends that `config` mentions.
+    pub fn update_tx_limit(&self, config: &RateLimiterConfig) {
+        self.tx.update(config);
+    }
 }
 
 impl Net {
@@ -151,7 +196,30 @@ impl Net {
             link_up: Arc::new(AtomicBool::new(true)),
             metrics: Arc::default(),
             workers: Vec::new(),
+            mmds: None,
+            choices: Arc::default(),
+            restored: None,
         })
+    }
+
+    /// Returns what changes the card while it works.
+    pub fn control(&self) -> NetControl {
+        NetControl { rx: self.rx_limiter.control(), tx: self.tx_limiter.control() }
+    }
+
+    /// Creates a card on which the guest also reaches `mmds`, at the address that it is configured
+    /// with now: frames for it don't come to the backends.
+    ///
+    /// # Errors
+    /// [`NetError`].
+    pub fn with_mmds(
+        config: NetConfig,
+        backends: Vec<Box<dyn FrameBackend>>,
+        mmds: Arc<Mmds>,
+    ) -> Result<Self, NetError> {
+        let port = MmdsPort::new(mmds).map_err(NetError::Host)?;
+        let net = Self::new(config, port.before(backends))?;
+        Ok(Self { mmds: Some(port), ..net })
     }
 
     /// Returns the card's counters.
@@ -170,15 +238,17 @@ impl Net {
         }
     }
 
-    /// Puts the first pair in use and, in the host's distribution of frames, the others out of it
-    /// until the driver asks for them (VIRTIO 1.3 §5.1.6.5.5).
-    fn reset_host_side(&self, features: Features) -> io::Result<()> {
+    /// Puts the first pairs in use (one of them, until the driver asks for more: VIRTIO 1.3
+    /// §5.1.6.5.5) and, in the host's distribution of frames, the others out of it; and tells the
+    /// host what the driver accepts undone.
+    fn reset_host_side(&self, choices: &ChoicesState) -> io::Result<()> {
         let multi_queue = self.pairs.len() > 1;
         for (index, pair) in self.pairs.iter().enumerate() {
-            pair.set_enabled(index == 0, multi_queue)?;
+            pair.set_enabled(index < usize::from(choices.pairs), multi_queue)?;
         }
+        self.choices.set(choices);
         match self.pairs.first() {
-            Some(pair) => pair.backend().set_offloads(features.receive_offloads()),
+            Some(pair) => pair.backend().set_offloads(choices.receive_offloads()),
             None => Ok(()),
         }
     }
@@ -215,6 +285,7 @@ impl Net {
             notifier: session.notifier.clone(),
             link_up: Arc::clone(&self.link_up),
             waits: Waits::default(),
+            mmds: None,
         })
     }
 
@@ -226,7 +297,8 @@ impl Net {
     ) -> io::Result<()> {
         for (index, queues) in queues.into_iter().enumerate() {
             let Some(pair) = self.pairs.get(index) else { break };
-            let worker = self.pair_worker(pair, queues, control.take(), session)?;
+            let mut worker = self.pair_worker(pair, queues, control.take(), session)?;
+            worker.mmds = self.mmds.clone().filter(|_| index == 0);
             let name = format!("net-{index}");
             let worker = QueueWorker::spawn(name, Box::new(worker), &session.notifier)?;
             self.workers.push(worker);
@@ -264,13 +336,18 @@ impl VirtioDevice for Net {
         let multi_queue = features.has(VIRTIO_NET_F_MQ);
         let pairs = if multi_queue { self.pairs.len() } else { 1 };
         let (queues, control) = sort_queues(activation.queues, pairs)?;
-        self.reset_host_side(features).map_err(ActivateError::Backend)?;
+        let choices = match self.restored.take() {
+            Some(restored) => restored.limited_to(features, queues.len()),
+            None => ChoicesState::initial(features),
+        };
+        self.reset_host_side(&choices).map_err(ActivateError::Backend)?;
         self.link_up.store(true, Ordering::Release);
         let session =
             Session { memory: activation.memory, features, notifier: activation.notifier };
         let control = control.map(|queue| {
             let memory = session.memory.clone();
-            Control::new(queue, memory, features, self.pairs.clone(), queues.len())
+            let choices = Arc::clone(&self.choices);
+            Control::new(queue, memory, features, self.pairs.clone(), queues.len(), choices)
         });
         self.start_workers(queues, control, &session).map_err(|error| {
             self.workers.clear();
@@ -280,6 +357,33 @@ impl VirtioDevice for Net {
 
     fn reset(&mut self) {
         self.workers.clear();
+        self.restored = None;
+        if let Some(mmds) = &self.mmds {
+            mmds.reset();
+        }
+    }
+
+    fn save(&self) -> Result<serde_json::Value, SaveError> {
+        to_value(&NetState {
+            mac: self.config.mac,
+            choices: self.choices.get(),
+            rx_limiter: self.rx_limiter.control().save(),
+            tx_limiter: self.tx_limiter.control().save(),
+        })
+    }
+
+    fn restore(&mut self, state: serde_json::Value) -> Result<(), RestoreError> {
+        let NetState { mac, choices, rx_limiter, tx_limiter } =
+            from_value("a network card", state)?;
+        let shown = |mac: [u8; 6]| mac.map(|byte| format!("{byte:02x}")).join(":");
+        RestoreError::expect("MAC address", shown(mac), shown(self.config.mac))?;
+        if choices.pairs > self.config.queue_pairs {
+            return Err(RestoreError::invalid("number of queue pairs", choices.pairs));
+        }
+        self.rx_limiter.control().restore(&rx_limiter);
+        self.tx_limiter.control().restore(&tx_limiter);
+        self.restored = Some(choices);
+        Ok(())
     }
 
     fn workers(&self) -> &[QueueWorker] {

@@ -8,6 +8,7 @@ use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use vmm_sys_util::eventfd::EventFd;
 
 use super::control::Control;
+use super::mmds::MmdsPort;
 use super::pair::Pair;
 use super::rx::{Receiver, RxProgress};
 use super::tx::{Transmitter, TxProgress};
@@ -21,6 +22,7 @@ const RX_TIMER: u32 = 3;
 const TX_TIMER: u32 = 4;
 const PAIR_CHANGED: u32 = 5;
 const CONTROL_KICK: u32 = 6;
+const MMDS_TIMER: u32 = 7;
 
 /// Serves one queue pair, and the control queue if it is the first.
 pub(super) struct PairWorker {
@@ -32,6 +34,8 @@ pub(super) struct PairWorker {
     /// Cleared when the host's side is gone.
     pub(super) link_up: Arc<AtomicBool>,
     pub(super) waits: Waits,
+    /// The metadata service, if it answers on this pair.
+    pub(super) mmds: Option<Arc<MmdsPort>>,
 }
 
 /// What the worker waits for on the host's side.
@@ -63,6 +67,12 @@ impl PairWorker {
             TX_TIMER => {
                 self.tx.limiter().acknowledge();
                 self.transmit()
+            }
+            MMDS_TIMER => {
+                if let Some(mmds) = &self.mmds {
+                    mmds.timer_expired();
+                }
+                self.receive()
             }
             PAIR_CHANGED => {
                 drain(self.pair.changed());
@@ -167,6 +177,7 @@ impl PairWorker {
         }
         let control = self.control.as_ref().map(|control| control.queue().kick().as_raw_fd());
         sources.extend(control.map(|fd| event(fd, CONTROL_KICK)));
+        sources.extend(self.mmds.as_ref().map(|mmds| event(mmds.raw_fd(), MMDS_TIMER)));
         sources
     }
 

@@ -12,11 +12,11 @@ use virtio_vsock::packet::{PKT_HEADER_SIZE, VsockPacket};
 use zerocopy::IntoBytes;
 
 use super::connection::{Connection, Fate, Limits, Outgoing, Ports};
-use super::deadline::Deadlines;
 use super::host::{Greeted, Greeting, HostSocket, stream_events};
 use super::metrics::VsockMetrics;
 use super::packet::{GuestPacket, HOST_CID, Header, Op, TYPE_STREAM};
 use crate::log_limit::LogLimit;
+use crate::virtio::deadline::Deadlines;
 
 /// How many host programs may be between connecting and the end of their first line. One more, and
 /// the one that took longest has to go.

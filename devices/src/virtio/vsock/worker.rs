@@ -6,6 +6,7 @@ use std::time::Duration;
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use sys::memory::GuestRam;
 use virtio_vsock::packet::VsockPacket;
+use vm_memory::Bytes;
 use vmm_sys_util::eventfd::EventFd;
 
 use super::muxer::Muxer;
@@ -19,6 +20,10 @@ const EVENT_KICK: u32 = 2;
 const LISTENER: u32 = 3;
 const TIMER: u32 = 4;
 
+/// VIRTIO_VSOCK_EVENT_TRANSPORT_RESET, as a `struct virtio_vsock_event`, and the size of that.
+const TRANSPORT_RESET: [u8; 4] = [0; 4];
+const EVENT_SIZE: u32 = 4;
+
 /// How many packets one direction moves before other events have their turn.
 const BUDGET: usize = 256;
 
@@ -27,9 +32,10 @@ pub(super) struct VsockWorker {
     pub(super) memory: GuestRam,
     pub(super) rx: DeviceQueue,
     pub(super) tx: DeviceQueue,
-    /// Nothing is sent on it yet: a transport reset concerns guests that were moved.
     pub(super) event: Option<DeviceQueue>,
     pub(super) muxer: Muxer,
+    /// The driver has yet to be told that its connections are gone.
+    pub(super) transport_reset: bool,
     pub(super) notifier: Notifier,
     pub(super) chain: ChainBuffers,
     pub(super) packet: GuestPacket,
@@ -47,6 +53,7 @@ impl VsockWorker {
                 if let Some(event) = &self.event {
                     drain(event.kick());
                 }
+                self.announce_reset()?;
             }
             LISTENER => self.muxer.note_acceptable(),
             TIMER => self.muxer.expire(ops),
@@ -54,6 +61,32 @@ impl VsockWorker {
         }
         self.muxer.accept(ops);
         self.give_packets(ops)
+    }
+
+    /// Tells the driver, once it has a buffer for that, that its connections are gone
+    /// (VIRTIO 1.3 §5.10.6.7).
+    fn announce_reset(&mut self) -> Result<(), QueueError> {
+        let Some(event) = self.event.as_mut().filter(|_| self.transport_reset) else {
+            return Ok(());
+        };
+        let memory = &self.memory;
+        while self.transport_reset {
+            let Some(chain) = event.pop(memory)? else {
+                if event.enable_notification(memory)? {
+                    continue;
+                }
+                break;
+            };
+            let head = chain.head_index();
+            let filled = self.chain.fill(memory, chain);
+            let room = filled.ok().and_then(|()| self.chain.writable.first());
+            let room = room.filter(|room| room.len >= EVENT_SIZE);
+            let written =
+                room.is_some_and(|room| memory.write_obj(TRANSPORT_RESET, room.address).is_ok());
+            self.transport_reset = !written;
+            event.add_used(memory, head, if written { EVENT_SIZE } else { 0 })?;
+        }
+        event.signal_used(memory)
     }
 
     /// Handles what the guest sent.
@@ -165,6 +198,9 @@ impl MutEventSubscriber for VsockWorker {
         }
         // Whatever came before this worker did.
         let _ = self.tx.kick().write(1);
+        if let Some(event) = self.event.as_ref().filter(|_| self.transport_reset) {
+            let _ = event.kick().write(1);
+        }
     }
 }
 
