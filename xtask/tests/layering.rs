@@ -10,15 +10,16 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("arch", &[]),
     ("arch-x86_64", &["arch"]),
     ("devices", &["sys"]),
-    ("vmm", &["api", "sys", "arch", "arch-x86_64", "devices"]),
-    ("vmctl", &["api"]),
+    ("snapshot", &["sys"]),
+    ("vmm", &["api", "sys", "arch", "arch-x86_64", "devices", "snapshot"]),
+    ("vmctl", &["api", "snapshot"]),
     ("xtask", ANY),
     ("integration-tests", ANY),
     ("benches", ANY),
 ];
 
 const ANY: &[&str] =
-    &["api", "sys", "arch", "arch-x86_64", "devices", "vmm", "vmctl", "integration-tests"];
+    &["api", "sys", "arch", "arch-x86_64", "devices", "snapshot", "vmm", "vmctl", "integration-tests"];
 
 /// What must stay out of the guest-facing process, directly or not.
 const NOT_IN_VMM: &[&str] = &["tokio", "async-std", "rustls", "openssl", "hyper", "reqwest"];
