@@ -25,16 +25,21 @@ const PIC_PINS: u32 = 16;
 /// each pin of the 8259s is a second one for its number.
 const MAX_GSIS: u32 = 4096 - PIC_PINS;
 
+const TOO_MANY: VmmError = VmmError::TooManyDevices { what: "interrupts", max: MAX_GSIS as usize };
+
 /// Owns the interrupt routing table of one VM.
 pub struct InterruptRouter {
     vm: Arc<VmFd>,
     table: Mutex<Table>,
 }
 
-/// The message of every global system interrupt past the I/O APIC's, in order.
+/// The global system interrupts past the I/O APIC's.
 #[derive(Default)]
 struct Table {
+    /// The message of each, in order.
     messages: Vec<Option<MsiMessage>>,
+    /// Those that belong to no vector any more.
+    free: Vec<u32>,
 }
 
 impl InterruptRouter {
@@ -55,25 +60,16 @@ impl InterruptRouter {
         Ok(EventFdLine::new(eventfd))
     }
 
-    /// Creates the vectors of one MSI-X capable function, all unbound.
+    /// Creates the vectors of one MSI-X capable function, all unbound. Dropped, they give back what
+    /// they had of KVM.
     ///
     /// # Errors
     /// [`VmmError`] when there are no more interrupts or eventfds.
     pub fn msi_sender(self: &Arc<Self>, vectors: u16) -> Result<Arc<KvmMsiSender>, VmmError> {
-        let first_gsi = {
-            let mut table = self.lock();
-            let used = IOAPIC_PINS as usize + table.messages.len();
-            let first =
-                u32::try_from(used).ok().filter(|first| first + u32::from(vectors) <= MAX_GSIS);
-            let first = first
-                .ok_or(VmmError::TooManyDevices { what: "interrupts", max: MAX_GSIS as usize })?;
-            let len = table.messages.len() + usize::from(vectors);
-            table.messages.resize(len, None);
-            first
-        };
-        let vectors = (first_gsi..first_gsi + u32::from(vectors))
-            .map(|gsi| Ok(Vector { gsi, eventfd: new_eventfd()?, bound: AtomicBool::new(false) }))
-            .collect::<Result<_, VmmError>>()?;
+        // Eventfds first: if there's none left, no interrupt is lost.
+        let eventfds = (0..vectors).map(|_| new_eventfd()).collect::<Result<Vec<_>, _>>()?;
+        let gsis = self.lock().allocate(vectors)?;
+        let vectors = gsis.into_iter().zip(eventfds).map(Vector::new).collect();
         Ok(Arc::new(KvmMsiSender { router: Arc::clone(self), vectors }))
     }
 
@@ -99,12 +95,52 @@ impl InterruptRouter {
         result
     }
 
+    /// Takes interrupts back. KVM keeps their routes until the next one is set: without an irqfd
+    /// they do nothing.
+    fn give_back(&self, vectors: &[Vector]) {
+        for vector in vectors {
+            if vector.registered.load(Ordering::Acquire)
+                && let Err(error) = self.vm.unregister_irqfd(&vector.eventfd, vector.gsi)
+            {
+                // KVM lets go of it by itself when the eventfd is closed.
+                log::warn!("can't take the irqfd off interrupt {}: {error}", vector.gsi);
+            }
+        }
+        self.lock().free(vectors.iter().map(|vector| vector.gsi));
+    }
+
     fn lock(&self) -> std::sync::MutexGuard<'_, Table> {
         self.table.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
 impl Table {
+    /// Takes `count` interrupts without a message: given back ones first.
+    fn allocate(&mut self, count: u16) -> Result<Vec<u32>, VmmError> {
+        let reused = self.free.len().min(usize::from(count));
+        let new = usize::from(count) - reused;
+        let first = IOAPIC_PINS as usize + self.messages.len();
+        let (Ok(start), Ok(end)) = (u32::try_from(first), u32::try_from(first + new)) else {
+            return Err(TOO_MANY);
+        };
+        if end > MAX_GSIS {
+            return Err(TOO_MANY);
+        }
+        self.messages.resize(self.messages.len() + new, None);
+        let mut gsis = self.free.split_off(self.free.len() - reused);
+        gsis.extend(start..end);
+        Ok(gsis)
+    }
+
+    fn free(&mut self, gsis: impl Iterator<Item = u32>) {
+        for gsi in gsis {
+            if let Some(message) = self.messages.get_mut((gsi - IOAPIC_PINS) as usize) {
+                *message = None;
+                self.free.push(gsi);
+            }
+        }
+    }
+
     /// Lists all routes: KVM replaces the whole table each time.
     fn entries(&self) -> Vec<kvm_irq_routing_entry> {
         let pics = (0..PIC_PINS).map(|pin| match pin {
@@ -155,20 +191,33 @@ pub struct KvmMsiSender {
 struct Vector {
     gsi: u32,
     eventfd: EventFd,
+    /// Whether KVM has the eventfd: only then a signal arrives.
+    registered: AtomicBool,
+    /// Whether KVM has the message.
     bound: AtomicBool,
+}
+
+impl Vector {
+    fn new((gsi, eventfd): (u32, EventFd)) -> Self {
+        Self { gsi, eventfd, registered: AtomicBool::new(false), bound: AtomicBool::new(false) }
+    }
+}
+
+impl Drop for KvmMsiSender {
+    fn drop(&mut self) {
+        self.router.give_back(&self.vectors);
+    }
 }
 
 impl MsiSender for KvmMsiSender {
     fn route(&self, vector: u16, message: MsiMessage) -> io::Result<()> {
         let vector = self.vectors.get(usize::from(vector)).ok_or(io::ErrorKind::InvalidInput)?;
         // Unbound until the new route stands: if KVM refuses it, the old message must not be sent.
-        if !vector.bound.swap(false, Ordering::AcqRel) {
+        vector.bound.store(false, Ordering::Release);
+        if !vector.registered.load(Ordering::Acquire) {
             // Registered only now, so that an unused vector costs KVM nothing.
-            match self.router.vm.register_irqfd(&vector.eventfd, vector.gsi) {
-                Ok(()) => {}
-                Err(error) if error.errno() == libc::EBUSY => {}
-                Err(error) => return Err(error.into()),
-            }
+            self.router.vm.register_irqfd(&vector.eventfd, vector.gsi)?;
+            vector.registered.store(true, Ordering::Release);
         }
         self.router.route(vector.gsi, message)?;
         vector.bound.store(true, Ordering::Release);
@@ -189,3 +238,6 @@ fn new_eventfd() -> Result<EventFd, VmmError> {
     EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)
         .map_err(|source| VmmError::os("create an eventfd", source))
 }
+
+#[cfg(test)]
+mod tests;

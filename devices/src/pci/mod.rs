@@ -12,6 +12,8 @@ mod ports;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
+use serde::{Deserialize, Serialize};
+
 pub use bar::{BarObserver, BarWindow};
 pub use config_space::{ConfigSpace, ConfigSpaceState, Identity};
 pub use ecam::Ecam;
@@ -22,6 +24,16 @@ pub use ports::ConfigPorts;
 
 /// How many devices a bus has room for.
 pub const SLOTS: u8 = 32;
+
+/// What of a bus, beside its functions, has to survive a snapshot.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct PciRootState {
+    /// [`ConfigPorts::save`]
+    pub config_address: u32,
+    /// [`PciHotplug::save`]
+    pub hotplug: PciHotplugState,
+}
 
 /// A PCI function's configuration space. Called on the vCPU thread that made the access.
 pub trait PciFunction: Send + Sync {

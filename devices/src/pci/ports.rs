@@ -36,6 +36,17 @@ impl ConfigPorts {
         Self { bus, address: AtomicU32::new(0) }
     }
 
+    /// Returns CONFIG_ADDRESS: a snapshot may fall between a guest's two accesses.
+    pub fn save(&self) -> u32 {
+        self.address.load(Ordering::Acquire)
+    }
+
+    /// Sets CONFIG_ADDRESS to what [`save`](Self::save) returned, of which bits that don't exist
+    /// count for nothing.
+    pub fn restore(&self, address: u32) {
+        self.address.store(address & IMPLEMENTED, Ordering::Release);
+    }
+
     /// Returns what an access to the data port at `offset` means.
     fn target(&self, offset: u64, len: usize) -> Option<ConfigAddress> {
         let address = self.address.load(Ordering::Acquire);
@@ -70,7 +81,7 @@ impl BusDevice for ConfigPorts {
             && let Some(address) = bytes::value_u32(data)
         {
             // Only a double word counts: narrower accesses are other devices' (§3.2.2.3.2).
-            self.address.store(address & IMPLEMENTED, Ordering::Release);
+            self.restore(address);
         }
     }
 }

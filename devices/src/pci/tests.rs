@@ -77,6 +77,53 @@ fn slots_are_taken_once_and_end_at_32() {
     bus.insert(1, scratch).unwrap();
 }
 
+/// Notes when it has been removed.
+#[derive(Default)]
+struct Leaver(std::sync::atomic::AtomicU32);
+
+impl PciFunction for Leaver {
+    fn read_config(&self, _offset: u16, data: &mut [u8]) {
+        data.fill(0);
+    }
+
+    fn write_config(&self, _offset: u16, _data: &[u8]) {}
+
+    fn removed(&self) {
+        self.0.fetch_add(1, std::sync::atomic::Ordering::AcqRel);
+    }
+}
+
+#[test]
+fn removed_function_is_told_once_and_its_slot_reads_as_empty() {
+    let (bus, leaver) = (Arc::new(PciBus::new()), Arc::new(Leaver::default()));
+    let ecam = Ecam::new(bus.clone());
+    bus.insert(7, leaver.clone()).unwrap();
+    assert_eq!(read_u32(&ecam, 7 << 15), 0);
+    bus.remove(7).unwrap();
+    assert_eq!(read_u32(&ecam, 7 << 15), u32::MAX);
+    assert!(bus.remove(7).is_none());
+    assert_eq!(leaver.0.load(std::sync::atomic::Ordering::Acquire), 1);
+    assert_eq!(Arc::strong_count(&leaver), 1, "the bus let go of it");
+}
+
+#[test]
+fn functions_that_come_and_go_under_a_vcpus_accesses_are_there_or_not() {
+    let (bus, leaver) = (Arc::new(PciBus::new()), Arc::new(Leaver::default()));
+    let ecam = Ecam::new(bus.clone());
+    std::thread::scope(|scope| {
+        let vcpu = scope.spawn(|| {
+            for _ in 0..20_000 {
+                assert!([0, u32::MAX].contains(&read_u32(&ecam, 7 << 15)));
+                ecam.write((7 << 15) + 4, &[2]);
+            }
+        });
+        while !vcpu.is_finished() {
+            bus.insert(7, leaver.clone()).unwrap();
+            bus.remove(7).unwrap();
+        }
+    });
+}
+
 fn ports_on_a_bus(bus: Arc<PciBus>) -> Bus {
     let ports = Bus::new();
     ports.insert(ConfigPorts::BASE, ConfigPorts::SIZE, Arc::new(ConfigPorts::new(bus))).unwrap();
@@ -106,6 +153,16 @@ fn ports_reach_bytes_and_words_of_the_addressed_double_word() {
     assert_eq!(data, [0x42, 0x43]);
     ports.write(0xcff, &[7]);
     assert_eq!(*scratch.0.lock().unwrap(), [(0x43, vec![7])]);
+}
+
+#[test]
+fn restored_ports_go_on_between_address_and_data() {
+    let (bus, _) = bus_with_scratch_in(1);
+    let (saved, restored) = (ConfigPorts::new(bus.clone()), ConfigPorts::new(bus));
+    saved.write(0, &0x8000_0840u32.to_le_bytes());
+    restored.restore(saved.save() | 3);
+    assert_eq!(read_u32(&restored, 0), 0x8000_0840);
+    assert_eq!(read_u32(&restored, 4), 0x4342_4140);
 }
 
 #[test]

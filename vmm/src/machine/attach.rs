@@ -1,12 +1,16 @@
 //! Gives virtio devices their place in the machine: a transport, addresses, interrupts, doorbells.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use api::config::Transport;
 use arch::{GuestRange, MemoryLayout};
-use arch_x86_64::layout::{self, gsi};
-use devices::pci::{BarObserver, ConfigPorts, Ecam, PciBus, SLOTS};
+use arch_x86_64::layout::{self, gsi, ports};
+use devices::pci::{
+    BarObserver, ConfigPorts, Ecam, EjectListener, PciBus, PciHotplug, PciRootState, SLOTS,
+};
 use devices::virtio::VirtioDevice;
 use devices::virtio::transport::{
     NotifyPoint, VirtioMmio, VirtioPci, VirtioPciResources, VirtioTransport,
@@ -14,6 +18,7 @@ use devices::virtio::transport::{
 use devices::{Bus, BusDevice, GuestRam, InterruptLine, LogLimit};
 use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
 use vm_memory::GuestAddress;
+use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::error::VmmError;
 use crate::interrupts::InterruptRouter;
@@ -38,19 +43,30 @@ impl VirtioPlaces {
     }
 }
 
-/// Attaches virtio devices one after the other.
+/// Attaches virtio devices one after the other, and on PCI also takes them off again.
+///
+/// A place is a slot on PCI, or the index of a register window. The lowest free one is used first.
 pub(super) struct Attacher {
     vm: Arc<VmFd>,
     memory: GuestRam,
     router: Arc<InterruptRouter>,
     buses: Buses,
     place: Place,
-    attached: Vec<Arc<dyn VirtioTransport>>,
+    attached: BTreeMap<u8, Arc<dyn VirtioTransport>>,
 }
 
 enum Place {
-    Pci { bus: Arc<PciBus>, next_slot: u8, bars: GuestRange },
-    Mmio { windows: GuestRange, places: Vec<(GuestRange, u32)> },
+    Pci(PciPlace),
+    Mmio { windows: GuestRange },
+}
+
+/// The bus, and what announces changes of it.
+struct PciPlace {
+    bus: Arc<PciBus>,
+    ports: Arc<ConfigPorts>,
+    hotplug: Arc<PciHotplug>,
+    ejections: Arc<Ejections>,
+    bars: GuestRange,
 }
 
 impl Attacher {
@@ -64,58 +80,69 @@ impl Attacher {
         transport: Transport,
     ) -> Result<Self, VmmError> {
         let place = match transport {
-            Transport::Pci => {
-                let bus = Arc::new(PciBus::new());
-                let ecam = Arc::new(Ecam::new(Arc::clone(&bus)));
-                buses.mmio.insert(layout.pci_ecam.start().0, Ecam::SIZE, ecam)?;
-                let ports = Arc::new(ConfigPorts::new(Arc::clone(&bus)));
-                buses.pio.insert(ConfigPorts::BASE, ConfigPorts::SIZE, ports)?;
-                Place::Pci { bus, next_slot: 1, bars: layout.pci_mmio64 }
-            }
-            Transport::Mmio => Place::Mmio { windows: layout.virtio_mmio, places: Vec::new() },
+            Transport::Pci => Place::Pci(PciPlace::new(&router, &buses, layout)?),
+            Transport::Mmio => Place::Mmio { windows: layout.virtio_mmio },
         };
-        Ok(Self { vm, memory, router, buses, place, attached: Vec::new() })
+        Ok(Self { vm, memory, router, buses, place, attached: BTreeMap::new() })
     }
 
-    /// Attaches `device` at the next free place.
+    /// Attaches `device` at the lowest free place, which it returns. A guest that runs already
+    /// doesn't hear of it: see [`plug`](Self::plug).
     ///
     /// # Errors
     /// [`VmmError::TooManyDevices`] when there is none, or what KVM or the host refused.
-    pub(super) fn attach(&mut self, device: Box<dyn VirtioDevice>) -> Result<(), VmmError> {
-        let transport = match self.place {
-            Place::Pci { .. } => self.attach_pci(device)?,
-            Place::Mmio { .. } => self.attach_mmio(device)?,
+    pub(super) fn attach(&mut self, device: Box<dyn VirtioDevice>) -> Result<u8, VmmError> {
+        let first = self.place.first();
+        let free = (first..u8::MAX).find(|place| !self.attached.contains_key(place));
+        let place = free.unwrap_or(u8::MAX);
+        self.attach_at(place, device)?;
+        Ok(place)
+    }
+
+    /// Attaches `device` at `place`, where a restored guest expects it.
+    ///
+    /// # Errors
+    /// [`VmmError::TooManyDevices`] when there is no such place or it's taken, or what KVM or the
+    /// host refused.
+    pub(super) fn attach_at(
+        &mut self,
+        place: u8,
+        device: Box<dyn VirtioDevice>,
+    ) -> Result<(), VmmError> {
+        if self.attached.contains_key(&place) {
+            return Err(self.place.full());
+        }
+        let transport = match &self.place {
+            Place::Pci(pci) => self.attach_pci(pci, place, device)?,
+            Place::Mmio { windows } => self.attach_mmio(windows, place, device)?,
         };
-        log::debug!("attached {:?}", transport.device_type());
-        self.attached.push(transport);
+        log::debug!("attached {:?} at place {place}", transport.device_type());
+        self.attached.insert(place, transport);
         Ok(())
     }
 
-    /// Ends attaching: returns all devices, and where the guest finds them.
-    pub(super) fn finish(self) -> (Vec<Arc<dyn VirtioTransport>>, VirtioPlaces) {
-        let places = match self.place {
-            Place::Pci { .. } => VirtioPlaces::Pci,
-            Place::Mmio { places, .. } => VirtioPlaces::Mmio(places),
-        };
-        (self.attached, places)
+    /// Returns all devices by their places.
+    pub(super) fn devices(&self) -> impl Iterator<Item = (u8, &Arc<dyn VirtioTransport>)> {
+        self.attached.iter().map(|(place, transport)| (*place, transport))
+    }
+
+    /// Returns where the guest finds what is attached.
+    pub(super) fn places(&self) -> VirtioPlaces {
+        match &self.place {
+            Place::Pci(_) => VirtioPlaces::Pci,
+            Place::Mmio { windows } => VirtioPlaces::Mmio(
+                self.attached.keys().filter_map(|place| mmio_place(windows, *place)).collect(),
+            ),
+        }
     }
 
     fn attach_pci(
-        &mut self,
+        &self,
+        pci: &PciPlace,
+        slot: u8,
         device: Box<dyn VirtioDevice>,
     ) -> Result<Arc<dyn VirtioTransport>, VmmError> {
-        let Place::Pci { bus, next_slot, bars } = &mut self.place else {
-            return Err(VmmError::TooManyDevices { what: "PCI devices", max: 0 });
-        };
-        let full = VmmError::TooManyDevices { what: "devices on PCI", max: usize::from(SLOTS) - 1 };
-        let index = u64::from(*next_slot) - 1;
-        let bar = GuestRange::new(
-            GuestAddress(bars.start().0 + index * VirtioPci::BAR_SIZE),
-            VirtioPci::BAR_SIZE,
-        );
-        let Some(bar) = bar.filter(|bar| *next_slot < SLOTS && bars.encloses(bar)) else {
-            return Err(full);
-        };
+        let bar = pci.bar(slot).ok_or_else(|| self.place.full())?;
         let msi = self.router.msi_sender(VirtioPci::vector_count(&*device))?;
         let resources =
             VirtioPciResources { msi, mmio: Arc::clone(&self.buses.mmio), bar_base: bar.start().0 };
@@ -124,27 +151,18 @@ impl Attacher {
         let function = Arc::new(function);
         let points = function.notify_points();
         function.observe_bar(Arc::new(Doorbells { vm: Arc::clone(&self.vm), points }));
-        bus.insert(*next_slot, Arc::clone(&function) as _).map_err(|_| full)?;
-        *next_slot += 1;
+        pci.bus.insert(slot, Arc::clone(&function) as _).map_err(|_| self.place.full())?;
         Ok(function)
     }
 
     fn attach_mmio(
-        &mut self,
+        &self,
+        windows: &GuestRange,
+        index: u8,
         device: Box<dyn VirtioDevice>,
     ) -> Result<Arc<dyn VirtioTransport>, VmmError> {
-        let full = VmmError::TooManyDevices {
-            what: "devices on virtio-mmio",
-            max: gsi::VIRTIO_MMIO.len(),
-        };
-        let Place::Mmio { windows, places } = &mut self.place else { return Err(full) };
-        let index = places.len();
-        let Some(&line) = gsi::VIRTIO_MMIO.get(index) else { return Err(full) };
-        let base = windows.start().0 + index as u64 * layout::VIRTIO_MMIO_SLOT_SIZE;
-        let window = GuestRange::new(GuestAddress(base), VirtioMmio::WINDOW_SIZE);
-        let Some(window) = window.filter(|window| windows.encloses(window)) else {
-            return Err(full);
-        };
+        let (window, line) = mmio_place(windows, index).ok_or_else(|| self.place.full())?;
+        let base = window.start().0;
         let interrupt: Arc<dyn InterruptLine> = Arc::new(self.router.line(line)?);
         let transport = VirtioMmio::new(device, self.memory.clone(), interrupt)
             .map_err(|source| VmmError::os("make a virtio-mmio device", source))?;
@@ -158,8 +176,165 @@ impl Attacher {
             doorbell(&self.vm, &point, base, Change::Add)
                 .map_err(|source| VmmError::kvm("KVM_IOEVENTFD", source))?;
         }
-        places.push((window, line));
         Ok(transport)
+    }
+}
+
+/// Changes while the guest runs. Only PCI can announce them.
+#[cfg_attr(not(test), expect(dead_code, reason = "the control service is about to use it"))]
+impl Attacher {
+    /// Attaches `device` and tells the guest. Returns its slot.
+    ///
+    /// # Errors
+    /// As [`attach`](Self::attach); and [`VmmError::TooManyDevices`] without PCI.
+    pub(super) fn plug(&mut self, device: Box<dyn VirtioDevice>) -> Result<u8, VmmError> {
+        let Place::Pci(pci) = &self.place else { return Err(NO_HOTPLUG) };
+        let hotplug = Arc::clone(&pci.hotplug);
+        let slot = self.attach(device)?;
+        hotplug.request_plug(slot).map_err(|_| self.place.full())?;
+        Ok(slot)
+    }
+
+    /// Asks the guest to give up the device in `slot`; [`ejections`](Self::ejections) tell when it
+    /// has, which a guest may never do. Returns whether there is such a device to ask for.
+    pub(super) fn request_unplug(&self, slot: u8) -> bool {
+        match &self.place {
+            Place::Pci(pci) if self.attached.contains_key(&slot) => {
+                pci.hotplug.request_unplug(slot).is_ok()
+            }
+            Place::Pci(_) | Place::Mmio { .. } => false,
+        }
+    }
+
+    /// Returns what the guest has given up, for the main thread to watch and to
+    /// [`detach`](Self::detach); none without PCI.
+    pub(super) fn ejections(&self) -> Option<&Arc<Ejections>> {
+        match &self.place {
+            Place::Pci(pci) => Some(&pci.ejections),
+            Place::Mmio { .. } => None,
+        }
+    }
+
+    /// Takes the device in `slot` out of the machine, resets it, which joins its workers, and drops
+    /// it. Its BAR, doorbells and interrupts are free then. Returns whether there was one.
+    ///
+    /// Works whether the guest gave the device up or not; a driver that still uses it reads all ones.
+    pub(super) fn detach(&mut self, slot: u8) -> bool {
+        let Place::Pci(pci) = &self.place else { return false };
+        let Some(transport) = self.attached.remove(&slot) else { return false };
+        pci.bus.remove(slot);
+        transport.reset();
+        log::debug!("detached {:?} from slot {slot}", transport.device_type());
+        true
+    }
+
+    /// Returns what of the bus itself has to survive a snapshot; none without PCI. vCPUs must be
+    /// paused and ejections served.
+    pub(super) fn save_root(&self) -> Option<PciRootState> {
+        let Place::Pci(pci) = &self.place else { return None };
+        Some(PciRootState { config_address: pci.ports.save(), hotplug: pci.hotplug.save() })
+    }
+
+    /// Takes over what [`save_root`](Self::save_root) returned, once interrupt controllers are
+    /// restored: the guest is told again what it may not have heard.
+    pub(super) fn restore_root(&self, saved: &PciRootState) {
+        if let Place::Pci(pci) = &self.place {
+            pci.ports.restore(saved.config_address);
+            pci.hotplug.restore(saved.hotplug);
+        }
+    }
+}
+
+const NO_HOTPLUG: VmmError =
+    VmmError::TooManyDevices { what: "hot-plugged devices without PCI", max: 0 };
+
+impl Place {
+    fn first(&self) -> u8 {
+        match self {
+            // The host bridge is in slot 0.
+            Self::Pci(_) => 1,
+            Self::Mmio { .. } => 0,
+        }
+    }
+
+    fn full(&self) -> VmmError {
+        let (what, max) = match self {
+            Self::Pci(_) => ("devices on PCI", usize::from(SLOTS) - 1),
+            Self::Mmio { .. } => ("devices on virtio-mmio", gsi::VIRTIO_MMIO.len()),
+        };
+        VmmError::TooManyDevices { what, max }
+    }
+}
+
+impl PciPlace {
+    fn new(
+        router: &InterruptRouter,
+        buses: &Buses,
+        layout: &MemoryLayout,
+    ) -> Result<Self, VmmError> {
+        let bus = Arc::new(PciBus::new());
+        let ecam = Arc::new(Ecam::new(Arc::clone(&bus)));
+        buses.mmio.insert(layout.pci_ecam.start().0, Ecam::SIZE, ecam)?;
+        let ports = Arc::new(ConfigPorts::new(Arc::clone(&bus)));
+        buses.pio.insert(ConfigPorts::BASE, ConfigPorts::SIZE, Arc::clone(&ports) as _)?;
+        let ejections = Arc::new(Ejections::new()?);
+        let line: Arc<dyn InterruptLine> = Arc::new(router.line(gsi::PCI_HOTPLUG)?);
+        let hotplug = Arc::new(PciHotplug::new(line, Arc::clone(&ejections) as _));
+        let registers = Arc::clone(&hotplug) as Arc<dyn BusDevice>;
+        buses.pio.insert(ports::PCI_HOTPLUG.base.into(), PciHotplug::SIZE, registers)?;
+        Ok(Self { bus, ports, hotplug, ejections, bars: layout.pci_mmio64 })
+    }
+
+    /// Returns where the BAR of the function in `slot` is at first: each slot has a place of its
+    /// own, so that the next function in it finds that free.
+    fn bar(&self, slot: u8) -> Option<GuestRange> {
+        let index = u64::from(slot.checked_sub(1)?);
+        let start = GuestAddress(self.bars.start().0 + index * VirtioPci::BAR_SIZE);
+        let bar = GuestRange::new(start, VirtioPci::BAR_SIZE)?;
+        (slot < SLOTS && self.bars.encloses(&bar)).then_some(bar)
+    }
+}
+
+/// Returns the register window and the interrupt of the device at `index`.
+fn mmio_place(windows: &GuestRange, index: u8) -> Option<(GuestRange, u32)> {
+    let line = *gsi::VIRTIO_MMIO.get(usize::from(index))?;
+    let base = windows.start().0 + u64::from(index) * layout::VIRTIO_MMIO_SLOT_SIZE;
+    let window = GuestRange::new(GuestAddress(base), VirtioMmio::WINDOW_SIZE)?;
+    windows.encloses(&window).then_some((window, line))
+}
+
+/// Slots that the guest has given up and that nobody has emptied yet.
+pub(super) struct Ejections {
+    slots: AtomicU32,
+    event: EventFd,
+}
+
+impl Ejections {
+    fn new() -> Result<Self, VmmError> {
+        let event = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)
+            .map_err(|source| VmmError::os("create an eventfd", source))?;
+        Ok(Self { slots: AtomicU32::new(0), event })
+    }
+
+    /// Returns what becomes readable when there are any.
+    pub(super) fn event(&self) -> &EventFd {
+        &self.event
+    }
+
+    /// Takes all slots that were given up until now, and rearms the event.
+    pub(super) fn take(&self) -> impl Iterator<Item = u8> + use<> {
+        // Before the slots: one that comes in between makes the event readable again.
+        let _ = self.event.read();
+        let slots = self.slots.swap(0, Ordering::AcqRel);
+        (0..SLOTS).filter(move |slot| slots & 1 << slot != 0)
+    }
+}
+
+impl EjectListener for Ejections {
+    fn ejected(&self, slot: u8) {
+        self.slots.fetch_or(1 << slot, Ordering::AcqRel);
+        // It can fail only when 2^64 - 2 events are unseen: one is pending then already.
+        let _ = self.event.write(1);
     }
 }
 
@@ -222,3 +397,6 @@ fn doorbell(
 pub(super) fn empty_buses() -> Buses {
     Buses { pio: Arc::new(Bus::new()), mmio: Arc::new(Bus::new()) }
 }
+
+#[cfg(test)]
+mod tests;

@@ -2,9 +2,9 @@
 
 use std::sync::Arc;
 
-use arch_x86_64::layout::{gsi, ports};
+use arch_x86_64::layout::{self, gsi, ports};
 use devices::console::ConsoleOutput;
-use devices::legacy::{AcpiPm, I8042, MachineEvents, Pvpanic, Rtc, SerialPort};
+use devices::legacy::{AcpiPm, I8042, MachineEvents, Pvpanic, Rtc, SerialPort, VmGenId};
 use devices::{Bus, InterruptLine, LogLimit};
 
 use crate::error::VmmError;
@@ -63,4 +63,13 @@ pub(super) fn attach_serial(
     let serial = Arc::new(serial);
     pio.insert(ports::COM1.base.into(), SerialPort::SIZE, Arc::clone(&serial) as _)?;
     Ok(serial)
+}
+
+/// Creates the VM generation ID, which has no value yet.
+///
+/// # Errors
+/// When there is no eventfd, or KVM refuses the interrupt.
+pub(super) fn generation_id(router: &InterruptRouter) -> Result<VmGenId, VmmError> {
+    let line: Arc<dyn InterruptLine> = Arc::new(router.line(gsi::VM_GENERATION_ID)?);
+    Ok(VmGenId::new(layout::VM_GENERATION_ID.start(), line))
 }

@@ -18,7 +18,7 @@ use arch::{Arch, BootInfo, MemoryLayout};
 use arch_x86_64::Platform;
 use arch_x86_64::cpuid::VcpuPlace;
 use arch_x86_64::layout::gsi;
-use devices::virtio::transport::VirtioTransport;
+use devices::legacy::VmGenId;
 use devices::{EventFdLine, GuestRam};
 use event_manager::{EventManager, MutEventSubscriber, SubscriberOps};
 use kvm_ioctls::{Kvm, VmFd};
@@ -55,7 +55,8 @@ pub struct MachineBuilder<'c> {
 pub struct Machine {
     running: Vec<VcpuHandle>,
     created: Vec<Vcpu>,
-    virtio: Vec<Arc<dyn VirtioTransport>>,
+    virtio: Attacher,
+    _generation_id: VmGenId,
     console: Console,
     power_button: Option<EventFdLine>,
     stop: Arc<StopSignal>,
@@ -100,14 +101,18 @@ impl<'c> MachineBuilder<'c> {
         let console =
             console::attach(&self.config.console, &buses.pio, &hypervisor.router, &mut attacher)?;
         virtio::attach_all(self.config, &mut attacher)?;
-        let (virtio, places) = attacher.finish();
+        let generation_id = legacy::generation_id(&hypervisor.router)?;
+        generation_id
+            .generate(&hypervisor.memory)
+            .map_err(|source| VmmError::os("write the VM generation ID", source))?;
         let power_button = hypervisor.router.line(gsi::GED)?;
-        let boot_state = self.write_boot_data(&hypervisor, &loaded, &places)?;
+        let boot_state = self.write_boot_data(&hypervisor, &loaded, &attacher.places())?;
         let created = self.create_vcpus(&hypervisor, &buses, &boot_state)?;
         Ok(Machine {
             running: Vec::new(),
             created,
-            virtio,
+            virtio: attacher,
+            _generation_id: generation_id,
             console,
             power_button: Some(power_button),
             stop: self.stop,
@@ -245,7 +250,7 @@ impl Machine {
             vcpu.request_stop();
         }
         self.running.clear();
-        for device in &self.virtio {
+        for (_, device) in self.virtio.devices() {
             device.reset();
         }
         self.console.flush();
