@@ -13,6 +13,7 @@ pub mod event;
 pub mod exit;
 pub mod ext;
 pub mod host;
+pub mod routes;
 mod schema;
 pub mod v1;
 

@@ -3,8 +3,8 @@
 //! The values themselves are `String`s and `PathBuf`s: configurations and requests check them, and
 //! say what's wrong in their own words.
 
-use utoipa::openapi::schema::{ObjectBuilder, Schema, Type};
-use utoipa::openapi::{RefOr, schema::SchemaType};
+use utoipa::openapi::RefOr;
+use utoipa::openapi::schema::{AdditionalProperties, ObjectBuilder, Schema, SchemaType, Type};
 use utoipa::{PartialSchema, ToSchema};
 
 /// Declares a type that's only a named schema of a string.
@@ -29,7 +29,7 @@ string_schema! {
     #[doc = "A path of a Unix socket on the host, absolute or from the VMM's working directory."]
     SocketPath: 1, 107, "^[\\u0001-\\u007f]+$";
     #[doc = "The name of a device on the host's side."]
-    ResourceId: 1, 64, "^[A-Za-z0-9_]+$";
+    ResourceId: 1, 64, "^[A-Za-z0-9_-]+$";
     #[doc = "The name of a network interface of the host."]
     InterfaceName: 1, 15, "^[A-Za-z0-9_.-]*[A-Za-z0-9_-]$";
     #[doc = "A unicast Ethernet address other than zero."]
@@ -47,6 +47,21 @@ string_schema! {
     #[doc = "The number of a KVM capability, after ! if the VM does without it."]
     CapabilityNumber: 1, 10, "^!?[0-9]{1,9}$";
 }
+
+/// The metadata service's contents: a JSON object of any keys.
+pub(crate) struct MmdsContents;
+
+impl PartialSchema for MmdsContents {
+    fn schema() -> RefOr<Schema> {
+        ObjectBuilder::new()
+            .schema_type(SchemaType::Type(Type::Object))
+            .description(Some("The metadata: a JSON object of any keys."))
+            .additional_properties(Some(AdditionalProperties::FreeForm(true)))
+            .into()
+    }
+}
+
+impl ToSchema for MmdsContents {}
 
 fn string(doc: &str, min: usize, max: usize, pattern: &str) -> RefOr<Schema> {
     ObjectBuilder::new()

@@ -17,6 +17,7 @@ pub use instance::{
     ActionType, InstanceAction, InstanceInfo, InstanceState, TargetState, VersionInfo, VmTarget,
 };
 pub use memory::{MemoryHotplugStatus, MemoryHotplugUpdate};
+pub(crate) use snapshot::LoadSnapshotBody;
 pub use snapshot::{
     CreateSnapshotParams, DriveOverride, LoadSnapshotParams, MemoryBackend, MemoryBackendType,
     NetworkOverride, NewIdentity, NewMac, SnapshotType, VsockOverride,
