@@ -10,7 +10,9 @@ use std::os::unix::fs::OpenOptionsExt;
 
 use libc::{c_char, c_int, c_short, c_uint, ifreq, iovec};
 use rustix::net::{AddressFamily, SocketType, netdevice, socket};
-use vm_memory::{Address, GuestAddress, GuestMemory, GuestMemoryError, Permissions, VolatileSlice};
+use vm_memory::{
+    Address, Bytes, GuestAddress, GuestMemory, GuestMemoryError, Permissions, VolatileSlice,
+};
 use vmm_sys_util::ioctl::{ioctl_with_mut_ref, ioctl_with_ref, ioctl_with_val};
 
 use crate::memory::{self, GuestRam};
@@ -350,6 +352,33 @@ impl GuestVectors {
         // - The others point into `self.memory`, which is mapped; the guest may change the bytes
         //   meanwhile, which the kernel expects of any user memory.
         retry(|| unsafe { libc::writev(fd.as_raw_fd(), self.call.as_ptr(), vectors) })
+    }
+
+    /// Returns how many bytes the buffers hold.
+    pub fn byte_len(&self) -> usize {
+        self.vectors.iter().fold(0, |sum, vector| sum.saturating_add(vector.iov_len))
+    }
+
+    /// Fills `bytes` from the buffers, `offset` bytes from the start of the first. Returns how
+    /// many there were. The guest may change them meanwhile.
+    pub fn read_at(&self, mut offset: usize, bytes: &mut [u8]) -> usize {
+        let (wanted, mut rest) = (bytes.len(), bytes);
+        for (vector, address) in self.vectors.iter().zip(&self.addresses) {
+            if rest.is_empty() {
+                break;
+            }
+            let Some(room) = vector.iov_len.checked_sub(offset) else {
+                offset -= vector.iov_len;
+                continue;
+            };
+            let (now, later) = rest.split_at_mut(room.min(rest.len()));
+            if self.memory.read_slice(now, address.unchecked_add(offset as u64)).is_err() {
+                return wanted - now.len() - later.len();
+            }
+            offset = 0;
+            rest = later;
+        }
+        wanted - rest.len()
     }
 
     /// Copies `bytes` into the buffers, `offset` bytes from the start of the first. Returns how

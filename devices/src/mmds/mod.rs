@@ -31,6 +31,7 @@ use serde_json::Value;
 
 pub use config::{DEFAULT_IPV4_ADDRESS, MmdsConfig, MmdsConfigError, MmdsVersion};
 pub use metrics::MmdsMetrics;
+pub(crate) use stack::is_for;
 pub use stack::{MMDS_MAC, MmdsStack};
 pub use store::{DEFAULT_STORE_LIMIT, MmdsStoreError};
 

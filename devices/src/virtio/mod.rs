@@ -4,6 +4,7 @@ pub mod balloon;
 pub mod block;
 pub mod console;
 mod counter;
+mod deadline;
 pub mod device;
 pub mod net;
 pub mod queue;

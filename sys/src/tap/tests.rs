@@ -67,7 +67,7 @@ fn frame_goes_across_regions_and_spills_where_the_buffers_end() {
 }
 
 #[test]
-fn bytes_are_placed_at_an_offset_until_the_buffers_end() {
+fn bytes_are_placed_and_read_at_an_offset_until_the_buffers_end() {
     let mut vectors = GuestVectors::new(ram());
     vectors.push(GuestAddress(0), 4).unwrap();
     vectors.push(GuestAddress(0x10), 4).unwrap();
@@ -77,6 +77,12 @@ fn bytes_are_placed_at_an_offset_until_the_buffers_end() {
     let mut guest = [0; 0x14];
     vectors.memory().read_slice(&mut guest, GuestAddress(0)).unwrap();
     assert_eq!((guest[3], &guest[0x10..]), (b'x', b"yz12".as_slice()));
+
+    let mut read = [0; 6];
+    assert_eq!(vectors.read_at(3, &mut read), 5);
+    assert_eq!(&read, b"xyz12\0");
+    assert_eq!((vectors.read_at(5, &mut read[..2]), &read[..2]), (2, b"z1".as_slice()));
+    assert_eq!((vectors.read_at(8, &mut read), vectors.byte_len()), (0, 8));
 }
 
 #[test]

@@ -218,8 +218,9 @@ impl Net {
         mmds: Arc<Mmds>,
     ) -> Result<Self, NetError> {
         let port = MmdsPort::new(mmds).map_err(NetError::Host)?;
-        let net = Self::new(config, port.before(backends))?;
-        Ok(Self { mmds: Some(port), ..net })
+        let mut net = Self::new(config, port.before(backends))?;
+        net.mmds = Some(port);
+        Ok(net)
     }
 
     /// Returns the card's counters.

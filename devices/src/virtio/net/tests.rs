@@ -1,6 +1,7 @@
 //! The card from its driver's side, a socket pair in place of the TAP.
 
 mod control;
+mod mmds;
 mod receive;
 mod transmit;
 
@@ -125,7 +126,10 @@ fn config(queue_pairs: u16) -> NetConfig {
 impl Card {
     fn new(config: NetConfig, queue_size: u16, features: u64) -> Self {
         let (hosts, backends) = (0..config.queue_pairs).map(|_| Host::new()).unzip();
-        let net = Net::new(config, backends).unwrap();
+        Self::of(Net::new(config, backends).unwrap(), hosts, queue_size, features)
+    }
+
+    fn of(net: Net, hosts: Vec<Host>, queue_size: u16, features: u64) -> Self {
         let memory = guest_ram();
         let queues = (0..net.queue_max_sizes().len() as u64)
             .map(|index| TestQueue::at(memory.clone(), queue_size, index * RINGS))
