@@ -3,11 +3,19 @@
 //! All vCPUs are cores of one package, one thread each: APIC ID and core number are the vCPU's
 //! index.
 
+mod compat;
+mod features;
 #[cfg(test)]
 mod tests;
 
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+pub use compat::{CpuSnapshot, FeatureWord, IncompatibleCpu, XsaveComponent};
+
 /// One leaf (and subleaf) of CPUID, as KVM exchanges it.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct CpuidEntry {
     /// Leaf: EAX before the instruction.
     pub function: u32,
@@ -23,6 +31,53 @@ pub struct CpuidEntry {
     pub ecx: u32,
     /// EDX after it.
     pub edx: u32,
+}
+
+/// A register of CPUID's answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Register {
+    /// EAX.
+    Eax,
+    /// EBX.
+    Ebx,
+    /// ECX.
+    Ecx,
+    /// EDX.
+    Edx,
+}
+
+impl fmt::Display for Register {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Eax => "EAX",
+            Self::Ebx => "EBX",
+            Self::Ecx => "ECX",
+            Self::Edx => "EDX",
+        })
+    }
+}
+
+impl CpuidEntry {
+    /// Returns one register of the answer.
+    pub fn register(&self, register: Register) -> u32 {
+        match register {
+            Register::Eax => self.eax,
+            Register::Ebx => self.ebx,
+            Register::Ecx => self.ecx,
+            Register::Edx => self.edx,
+        }
+    }
+
+    /// Returns one register of the answer, to be changed.
+    pub fn register_mut(&mut self, register: Register) -> &mut u32 {
+        match register {
+            Register::Eax => &mut self.eax,
+            Register::Ebx => &mut self.ebx,
+            Register::Ecx => &mut self.ecx,
+            Register::Edx => &mut self.edx,
+        }
+    }
 }
 
 /// A vCPU's place among all.
@@ -118,9 +173,14 @@ pub fn guest_entries(host: &[CpuidEntry], place: VcpuPlace) -> Vec<CpuidEntry> {
 /// Says whether the CPU is AMD's or Hygon's, which count cores in the extended leaves. On Intel's
 /// those fields are reserved.
 fn is_amd(host: &[CpuidEntry]) -> bool {
-    let vendor = |leaf: &CpuidEntry| [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).concat();
-    let vendor = host.iter().find(|entry| entry.function == 0).map(vendor);
-    matches!(vendor.as_deref(), Some(b"AuthenticAMD" | b"HygonGenuine"))
+    matches!(vendor(host).as_str(), "AuthenticAMD" | "HygonGenuine")
+}
+
+/// Returns the vendor's name as leaf 0 spells it; empty without one.
+fn vendor(entries: &[CpuidEntry]) -> String {
+    let bytes = |leaf: &CpuidEntry| [leaf.ebx, leaf.edx, leaf.ecx].map(u32::to_le_bytes).concat();
+    let bytes = entries.iter().find(|entry| entry.function == 0).map(bytes).unwrap_or_default();
+    String::from_utf8_lossy(&bytes).into_owned()
 }
 
 /// Changes what depends on the vCPU, and hides what a guest can't use.

@@ -2,6 +2,7 @@
 
 mod acpi;
 mod boot_data;
+pub mod cpu_template;
 pub mod cpuid;
 pub mod e820;
 mod kernel;

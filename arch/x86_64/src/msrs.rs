@@ -1,4 +1,6 @@
-//! Model-specific registers and FPU state with which every vCPU starts.
+//! Model-specific registers and FPU state with which every vCPU starts, and which of them are saved.
+
+use std::ops::RangeInclusive;
 
 /// A model-specific register and its value.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,3 +32,34 @@ pub const BOOT_MSRS: [Msr; 10] = [
 pub const FPU_CONTROL_WORD: u16 = 0x37f;
 /// `MXCSR` after reset: all exceptions masked (SDM 1 §10.2.3).
 pub const MXCSR: u32 = 0x1f80;
+
+/// `IA32_TIME_STAMP_COUNTER` (SDM 4 Table 2-2, as all here).
+pub const IA32_TSC: u32 = 0x10;
+/// `IA32_TSC_DEADLINE`: when the local APIC's timer is due.
+pub const IA32_TSC_DEADLINE: u32 = 0x6e0;
+
+/// Registers of a vCPU's state that KVM has and doesn't list (`KVM_GET_MSR_INDEX_LIST`): memory
+/// types, and the machine-check banks.
+pub const UNLISTED_MSRS: &[RangeInclusive<u32>] = &[
+    0x200..=0x20f, // IA32_MTRR_PHYSBASE0 to IA32_MTRR_PHYSMASK7: KVM has eight
+    0x250..=0x250, // IA32_MTRR_FIX64K_00000
+    0x258..=0x259, // IA32_MTRR_FIX16K_80000, _A0000
+    0x268..=0x26f, // IA32_MTRR_FIX4K_C0000 to _F8000
+    0x2ff..=0x2ff, // IA32_MTRR_DEF_TYPE
+    0x400..=0x47f, // IA32_MC0_CTL to IA32_MC31_MISC
+];
+
+/// Registers that aren't part of a vCPU's state though KVM lists them.
+const UNSAVED_MSRS: &[RangeInclusive<u32>] = &[
+    // IA32_TSC runs on: it has a place of its own in the state.
+    IA32_TSC..=IA32_TSC,
+    // IA32_VMX_BASIC to IA32_VMX_VMFUNC: no guest has VMX.
+    0x480..=0x491,
+    // Hyper-V's, which no guest is offered: writing one makes KVM emulate it from then on.
+    0x4000_0000..=0x4000_01ff,
+];
+
+/// Says whether register `index`, if KVM lists it, is part of a vCPU's state.
+pub fn is_saved(index: u32) -> bool {
+    !UNSAVED_MSRS.iter().any(|range| range.contains(&index))
+}

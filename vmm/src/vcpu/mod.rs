@@ -1,12 +1,15 @@
 //! Virtual CPUs: one thread each, in and out of the guest.
 //!
-//! `thread.rs` starts and stops them, `run.rs` is the loop, `exit.rs` serves what the guest asked.
+//! `thread.rs` starts and stops them, `control.rs` is where they are paused, `run.rs` is the loop,
+//! `exit.rs` serves what the guest asked.
 
+mod control;
 mod exit;
 mod run;
 mod thread;
 
-pub use thread::{VcpuHandle, spawn};
+pub use control::VcpuError;
+pub use thread::{VcpuHandle, spawn, spawn_paused};
 
 use std::sync::Arc;
 

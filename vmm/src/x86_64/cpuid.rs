@@ -1,15 +1,26 @@
 //! Asks KVM what a guest's CPUID may say, and tells each vCPU its own.
 
-use arch_x86_64::cpuid::{CpuidEntry, VcpuPlace, address_bits, guest_entries};
-use kvm_bindings::{
-    CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2,
+use arch_x86_64::cpu_template::{CpuTemplate, TemplateError};
+use arch_x86_64::cpuid::{
+    CpuSnapshot, CpuidEntry, IncompatibleCpu, VcpuPlace, address_bits, guest_entries,
 };
-use kvm_ioctls::{Kvm, VcpuFd};
+use kvm_bindings::{
+    CpuId, KVM_CPUID_FLAG_SIGNIFCANT_INDEX, KVM_MAX_CPUID_ENTRIES, kvm_cpuid_entry2, kvm_xsave,
+};
+use kvm_ioctls::{Cap, Kvm, VcpuFd};
 
 use crate::error::VmmError;
 
-/// What KVM can offer a guest on this host.
-pub(crate) struct HostCpuid(Vec<CpuidEntry>);
+/// What KVM can offer a guest on this host, and what the guest is offered of it.
+#[derive(Clone)]
+pub(crate) struct HostCpuid {
+    host: Vec<CpuidEntry>,
+    /// The same after the template's changes.
+    offered: Vec<CpuidEntry>,
+    template: CpuTemplate,
+    /// The size of a vCPU's extended state.
+    xsave_bytes: u64,
+}
 
 impl HostCpuid {
     /// Reads it (`KVM_GET_SUPPORTED_CPUID`).
@@ -20,12 +31,48 @@ impl HostCpuid {
         let supported = kvm
             .get_supported_cpuid(KVM_MAX_CPUID_ENTRIES)
             .map_err(|source| VmmError::kvm("KVM_GET_SUPPORTED_CPUID", source))?;
-        Ok(Self(supported.as_slice().iter().map(from_kvm).collect()))
+        // Zero or an error from a KVM that knows the least size only.
+        let xsave_bytes = u64::try_from(kvm.check_extension_int(Cap::Xsave2)).unwrap_or_default();
+        let host: Vec<_> = supported.as_slice().iter().map(from_kvm).collect();
+        Ok(Self {
+            offered: host.clone(),
+            host,
+            template: CpuTemplate::default(),
+            xsave_bytes: xsave_bytes.max(size_of::<kvm_xsave>() as u64),
+        })
     }
 
     /// Returns how many bits a guest-physical address has.
     pub(crate) fn address_bits(&self) -> u8 {
-        address_bits(&self.0)
+        address_bits(&self.host)
+    }
+
+    /// Offers guests what there is once `template` has changed it.
+    ///
+    /// # Errors
+    /// [`TemplateError::NoLeaf`] when the template changes what this host doesn't have.
+    pub(crate) fn with_template(mut self, template: CpuTemplate) -> Result<Self, TemplateError> {
+        template.apply_to_cpuid(&mut self.offered)?;
+        self.template = template;
+        Ok(self)
+    }
+
+    /// Returns the changes that a user asked for.
+    pub(super) fn template(&self) -> &CpuTemplate {
+        &self.template
+    }
+
+    /// Describes the CPU of a guest whose vCPUs' CPUID says `guest`, for a snapshot's header.
+    pub(crate) fn snapshot(&self, guest: &[CpuidEntry]) -> CpuSnapshot {
+        CpuSnapshot::new(guest, &self.host, self.xsave_bytes)
+    }
+
+    /// Checks that a snapshot's guest can go on on this host.
+    ///
+    /// # Errors
+    /// [`IncompatibleCpu`], which names what is missing.
+    pub(crate) fn check(&self, snapshot: &CpuSnapshot) -> Result<(), IncompatibleCpu> {
+        snapshot.check(&self.host, self.xsave_bytes)
     }
 
     /// Gives `vcpu` its own view of it.
@@ -33,14 +80,14 @@ impl HostCpuid {
     /// # Errors
     /// [`VmmError::Kvm`] when KVM refuses.
     pub(super) fn set(&self, vcpu: &VcpuFd, place: VcpuPlace) -> Result<(), VmmError> {
-        let entries: Vec<_> = guest_entries(&self.0, place).iter().map(to_kvm).collect();
+        let entries: Vec<_> = guest_entries(&self.offered, place).iter().map(to_kvm).collect();
         let cpuid =
             CpuId::from_entries(&entries).map_err(|_| VmmError::kvm_limit("KVM_SET_CPUID2"))?;
         vcpu.set_cpuid2(&cpuid).map_err(|source| VmmError::kvm("KVM_SET_CPUID2", source))
     }
 }
 
-fn from_kvm(entry: &kvm_cpuid_entry2) -> CpuidEntry {
+pub(super) fn from_kvm(entry: &kvm_cpuid_entry2) -> CpuidEntry {
     CpuidEntry {
         function: entry.function,
         index: entry.index,
@@ -52,7 +99,7 @@ fn from_kvm(entry: &kvm_cpuid_entry2) -> CpuidEntry {
     }
 }
 
-fn to_kvm(entry: &CpuidEntry) -> kvm_cpuid_entry2 {
+pub(super) fn to_kvm(entry: &CpuidEntry) -> kvm_cpuid_entry2 {
     kvm_cpuid_entry2 {
         function: entry.function,
         index: entry.index,

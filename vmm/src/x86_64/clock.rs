@@ -1,0 +1,156 @@
+//! The guest's time across a snapshot: kvmclock, and each vCPU's time-stamp counter.
+//!
+//! A Linux guest computes CLOCK_MONOTONIC and CLOCK_REALTIME from one of the two, whichever it
+//! chose as its clock source, and checks it against the other. So both must come back as one: at
+//! the instant at which kvmclock says what it said when the counter was read, plus *n* nanoseconds,
+//! the counter has its saved value plus *n* nanoseconds' worth of cycles. That holds on any host,
+//! whatever its own counter says (Linux's `Documentation/virt/kvm/devices/vcpu.rst` §4.1 has the
+//! same equation).
+//!
+//! What *n* is, is [`ClockPolicy`]. All of it happens before any vCPU runs, and before any timer of
+//! a local APIC is armed. A mere pause changes nothing: both go on meanwhile, as a real machine's
+//! do, and the guest's watchdogs are told ([`crate::vcpu::VcpuHandle::resume`]).
+
+use arch_x86_64::msrs::IA32_TSC;
+use kvm_bindings::{KVM_CLOCK_HOST_TSC, KVM_CLOCK_REALTIME, kvm_clock_data};
+use kvm_ioctls::{Cap, VcpuFd, VmFd};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::state::{NameCall, SavedClock, SavedMsr, SavedTsc, StateError};
+use super::{msrs, raw};
+
+const NS_PER_SECOND: u64 = 1_000_000_000;
+
+/// What becomes of the guest's clocks over the gap between a snapshot and its restore.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(crate) enum ClockPolicy {
+    /// They advance by the gap, as the host's CLOCK_REALTIME measures it: the guest's wall clock is
+    /// right at once on every vCPU, its CLOCK_MONOTONIC jumps forward, and timers that were due
+    /// meanwhile fire together. They never go back, not even when the host's clock did: then they
+    /// continue.
+    #[default]
+    Advance,
+    /// They continue from the snapshot: the guest doesn't notice the gap, and its wall clock is
+    /// behind by it until something in the guest (NTP, PTP) sets it.
+    Continue,
+}
+
+/// Reads the VM's clock.
+///
+/// # Errors
+/// [`StateError::Kvm`] when KVM refuses.
+pub(super) fn save(vm: &VmFd) -> Result<SavedClock, StateError> {
+    let clock = get(vm)?;
+    // On a host whose own clock isn't its time-stamp counter KVM doesn't tell both at once.
+    let realtime_ns =
+        if clock.flags & KVM_CLOCK_REALTIME != 0 { clock.realtime } else { realtime_ns() };
+    Ok(SavedClock { kvmclock_ns: clock.clock, realtime_ns })
+}
+
+/// Reads a vCPU's time-stamp counter.
+///
+/// # Errors
+/// [`StateError::Kvm`] when KVM refuses.
+pub(super) fn save_tsc(vm: &VmFd, vcpu: &VcpuFd) -> Result<SavedTsc, StateError> {
+    let offset = raw::tsc_offset(vcpu).ok();
+    let before = get(vm)?;
+    let value = msrs::read_one(vcpu, IA32_TSC)?.unwrap_or_default();
+    let after = get(vm)?;
+    let (value, kvmclock_ns) = pair(before, value, after, offset);
+    Ok(SavedTsc { khz: vcpu.get_tsc_khz().ok(), value, kvmclock_ns, offset })
+}
+
+/// Ties the counter's `value`, read between two looks at kvmclock, to one instant of kvmclock.
+///
+/// The counter is the host's, scaled, plus `offset`. Without scaling, that is with nearly every
+/// host, the value at the instant of the first look follows exactly, and lies where it was read. If
+/// it doesn't, the middle between the looks is as close as one gets: a few microseconds.
+fn pair(
+    before: kvm_clock_data,
+    value: u64,
+    after: kvm_clock_data,
+    offset: Option<u64>,
+) -> (u64, u64) {
+    let told = before.flags & after.flags & KVM_CLOCK_HOST_TSC != 0;
+    if let Some(offset) = offset.filter(|_| told) {
+        let exact = before.host_tsc.wrapping_add(offset);
+        let read_after = value.wrapping_sub(exact);
+        if read_after <= after.host_tsc.wrapping_sub(before.host_tsc) {
+            return (exact, before.clock);
+        }
+    }
+    (value, before.clock.saturating_add(after.clock.saturating_sub(before.clock) / 2))
+}
+
+/// Sets the VM's clock as `policy` says. All vCPUs exist and have their frequency.
+///
+/// # Errors
+/// [`StateError::Kvm`] when KVM refuses.
+pub(super) fn restore(vm: &VmFd, saved: SavedClock, policy: ClockPolicy) -> Result<(), StateError> {
+    let mut clock = kvm_clock_data { clock: saved.kvmclock_ns, ..Default::default() };
+    if policy == ClockPolicy::Advance {
+        let known = u32::try_from(vm.check_extension_int(Cap::AdjustClock)).unwrap_or_default();
+        if known & KVM_CLOCK_REALTIME != 0 {
+            // KVM adds the gap in the instant in which it sets the clock.
+            clock.flags = KVM_CLOCK_REALTIME;
+            clock.realtime = saved.realtime_ns;
+        } else {
+            let gap = realtime_ns().saturating_sub(saved.realtime_ns);
+            clock.clock = clock.clock.saturating_add(gap);
+        }
+    }
+    vm.set_clock(&clock).call("KVM_SET_CLOCK")
+}
+
+/// Gives all vCPUs their time-stamp counters, which agree afterwards as exactly as they did when
+/// they were saved. The VM's clock is set.
+///
+/// # Errors
+/// [`StateError::Kvm`] when KVM refuses.
+pub(super) fn restore_tscs(vm: &VmFd, vcpus: &[(&VcpuFd, SavedTsc)]) -> Result<(), StateError> {
+    let Some(&(first, saved_first)) = vcpus.first() else { return Ok(()) };
+    let now = save_tsc(vm, first)?;
+    let target = value_at(saved_first, now.kvmclock_ns);
+    let change = target.wrapping_sub(now.value);
+    for (vcpu, saved) in vcpus {
+        let relative = match (saved.offset, saved_first.offset) {
+            (Some(own), Some(first)) => own.wrapping_sub(first),
+            _ => 0,
+        };
+        match now.offset {
+            Some(offset) => {
+                let offset = offset.wrapping_add(change).wrapping_add(relative);
+                raw::set_tsc_offset(vcpu, offset).call("KVM_SET_DEVICE_ATTR")?;
+            }
+            // KVM takes writes within a second of each other for the same value as meant to agree,
+            // and makes them agree.
+            None => {
+                let value = target.wrapping_add(relative);
+                msrs::write(vcpu, &[SavedMsr { index: IA32_TSC, value }])?;
+            }
+        }
+    }
+    Ok(())
+}
+
+/// Returns the counter's value when kvmclock has `kvmclock_ns`.
+fn value_at(saved: SavedTsc, kvmclock_ns: u64) -> u64 {
+    // Without a stable frequency nothing better is known than that it mustn't go back.
+    let khz = i128::from(saved.khz.unwrap_or_default());
+    let elapsed_ns = i128::from(kvmclock_ns) - i128::from(saved.kvmclock_ns);
+    let cycles = elapsed_ns * khz / 1_000_000;
+    // The counter wraps: the low 64 bits of the two's complement are what is added.
+    let [low @ .., _, _, _, _, _, _, _, _] = cycles.to_le_bytes();
+    saved.value.wrapping_add(u64::from_le_bytes(low))
+}
+
+fn get(vm: &VmFd) -> Result<kvm_clock_data, StateError> {
+    vm.get_clock().call("KVM_GET_CLOCK")
+}
+
+fn realtime_ns() -> u64 {
+    let now = clock_gettime(ClockId::Realtime);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
+    let nanoseconds = u64::try_from(now.tv_nsec).unwrap_or_default();
+    seconds.saturating_mul(NS_PER_SECOND).saturating_add(nanoseconds)
+}
