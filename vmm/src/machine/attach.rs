@@ -1,28 +1,28 @@
 //! Gives virtio devices their place in the machine: a transport, addresses, interrupts, doorbells.
 
+mod doorbells;
+mod ejections;
+#[cfg(test)]
+mod tests;
+
 use std::collections::BTreeMap;
-use std::fmt;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU32, Ordering};
 
 use api::config::Transport;
 use arch::{GuestRange, MemoryLayout};
 use arch_x86_64::layout::{self, gsi, ports};
-use devices::pci::{
-    BarObserver, ConfigPorts, Ecam, EjectListener, PciBus, PciHotplug, PciRootState, SLOTS,
-};
+use devices::pci::{ConfigPorts, Ecam, PciBus, PciHotplug, PciRootState, SLOTS};
 use devices::virtio::VirtioDevice;
-use devices::virtio::transport::{
-    NotifyPoint, VirtioMmio, VirtioPci, VirtioPciResources, VirtioTransport,
-};
-use devices::{Bus, BusDevice, GuestRam, InterruptLine, LogLimit};
-use kvm_ioctls::{IoEventAddress, NoDatamatch, VmFd};
+use devices::virtio::transport::{VirtioMmio, VirtioPci, VirtioPciResources, VirtioTransport};
+use devices::{Bus, BusDevice, GuestRam, InterruptLine};
+use kvm_ioctls::VmFd;
 use vm_memory::GuestAddress;
-use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use crate::error::VmmError;
 use crate::interrupts::InterruptRouter;
 use crate::vcpu::Buses;
+use doorbells::{Change, Doorbells, doorbell};
+pub(super) use ejections::Ejections;
 
 /// What the guest has to be told about where virtio devices are.
 #[derive(Debug)]
@@ -303,100 +303,7 @@ fn mmio_place(windows: &GuestRange, index: u8) -> Option<(GuestRange, u32)> {
     windows.encloses(&window).then_some((window, line))
 }
 
-/// Slots that the guest has given up and that nobody has emptied yet.
-pub(super) struct Ejections {
-    slots: AtomicU32,
-    event: EventFd,
-}
-
-impl Ejections {
-    fn new() -> Result<Self, VmmError> {
-        let event = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)
-            .map_err(|source| VmmError::os("create an eventfd", source))?;
-        Ok(Self { slots: AtomicU32::new(0), event })
-    }
-
-    /// Returns what becomes readable when there are any.
-    pub(super) fn event(&self) -> &EventFd {
-        &self.event
-    }
-
-    /// Takes all slots that were given up until now, and rearms the event.
-    pub(super) fn take(&self) -> impl Iterator<Item = u8> + use<> {
-        // Before the slots: one that comes in between makes the event readable again.
-        let _ = self.event.read();
-        let slots = self.slots.swap(0, Ordering::AcqRel);
-        (0..SLOTS).filter(move |slot| slots & 1 << slot != 0)
-    }
-}
-
-impl EjectListener for Ejections {
-    fn ejected(&self, slot: u8) {
-        self.slots.fetch_or(1 << slot, Ordering::AcqRel);
-        // It can fail only when 2^64 - 2 events are unseen: one is pending then already.
-        let _ = self.event.write(1);
-    }
-}
-
-/// Keeps KVM's doorbells where a device's BAR is.
-struct Doorbells {
-    vm: Arc<VmFd>,
-    points: Vec<NotifyPoint>,
-}
-
-impl BarObserver for Doorbells {
-    fn moved(&self, old: Option<u64>, new: Option<u64>) {
-        static LOG: LogLimit = LogLimit::new();
-        for (base, change) in [(old, Change::Remove), (new, Change::Add)] {
-            let Some(base) = base else { continue };
-            for point in &self.points {
-                if let Err(error) = doorbell(&self.vm, point, base, change) {
-                    // The transport notifies the queue itself when the write exits: only slower.
-                    LOG.warn(format_args!(
-                        "queue {}: can't {change} the ioeventfd at {base:#x}: {error}",
-                        point.queue
-                    ));
-                }
-            }
-        }
-    }
-}
-
-#[derive(Clone, Copy)]
-enum Change {
-    Add,
-    Remove,
-}
-
-impl fmt::Display for Change {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(match self {
-            Self::Add => "add",
-            Self::Remove => "remove",
-        })
-    }
-}
-
-/// Has KVM write the queue's eventfd itself when the guest writes the doorbell, or no longer.
-fn doorbell(
-    vm: &VmFd,
-    point: &NotifyPoint,
-    base: u64,
-    change: Change,
-) -> Result<(), kvm_ioctls::Error> {
-    let address = IoEventAddress::Mmio(base.wrapping_add(point.offset));
-    match (change, point.datamatch) {
-        (Change::Add, Some(value)) => vm.register_ioevent(&point.kick, &address, value),
-        (Change::Add, None) => vm.register_ioevent(&point.kick, &address, NoDatamatch),
-        (Change::Remove, Some(value)) => vm.unregister_ioevent(&point.kick, &address, value),
-        (Change::Remove, None) => vm.unregister_ioevent(&point.kick, &address, NoDatamatch),
-    }
-}
-
 /// Creates both address spaces with nothing in them.
 pub(super) fn empty_buses() -> Buses {
     Buses { pio: Arc::new(Bus::new()), mmio: Arc::new(Bus::new()) }
 }
-
-#[cfg(test)]
-mod tests;
