@@ -8,5 +8,6 @@ pub mod inherited;
 pub mod memory;
 pub mod signal;
 pub mod tap;
+pub mod uffd;
 pub mod uring;
 pub mod vcpu_run;

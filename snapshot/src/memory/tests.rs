@@ -259,7 +259,7 @@ fn speed_of_writing_and_verifying() {
     let regions = [MemoryRegion { guest_address: 0, size_bytes: bytes }];
     let id = SnapshotId::random().unwrap();
     let chunk: Vec<u8> =
-        (0..256u32 << 10).map(|n| (n.wrapping_mul(2_654_435_761) >> 24) as u8).collect();
+        (0..256u32 << 10).map(|n| n.wrapping_mul(2_654_435_761).to_be_bytes()[0]).collect();
     let mut writer = MemoryWriter::create(&path, id, None, &regions).unwrap();
     let start = std::time::Instant::now();
     for offset in (0..bytes).step_by(chunk.len()) {

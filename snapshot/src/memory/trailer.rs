@@ -193,7 +193,7 @@ pub fn check_regions(regions: &[MemoryRegion]) -> Result<u64, &'static str> {
     }
     let (mut total, mut free_from) = (0u64, 0u64);
     for region in regions {
-        if region.size_bytes == 0 || (region.size_bytes | region.guest_address) % PAGE != 0 {
+        if region.size_bytes == 0 || !(region.size_bytes | region.guest_address).is_multiple_of(PAGE) {
             return Err("a region isn't of whole pages");
         }
         if region.guest_address < free_from {
@@ -221,7 +221,7 @@ pub(super) fn decode_extents(bytes: &[u8], content_bytes: u64) -> Option<Vec<Ext
         let end = offset.checked_add(len)?;
         let fits = offset >= free_from && end <= content_bytes;
         free_from = end;
-        (len > 0 && (offset | len) % PAGE == 0 && fits).then_some(Extent { offset, len })
+        (len > 0 && (offset | len).is_multiple_of(PAGE) && fits).then_some(Extent { offset, len })
     });
     decoded.collect()
 }

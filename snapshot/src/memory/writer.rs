@@ -75,7 +75,7 @@ impl MemoryWriter {
         let end = offset.checked_add(len).filter(|&end| end <= self.content_bytes);
         let in_order =
             self.parent.is_none() || self.extents.last().is_none_or(|e| e.end() <= offset);
-        if end.is_none() || (offset | len) % PAGE != 0 || !in_order {
+        if end.is_none() || !(offset | len).is_multiple_of(PAGE) || !in_order {
             return Err(SnapshotError::io("write", path)(std::io::ErrorKind::InvalidInput.into()));
         }
         let mut run = 0..0;
