@@ -10,8 +10,8 @@ mod vmgenid;
 pub use acpi_pm::AcpiPm;
 pub use i8042::I8042;
 pub use pvpanic::Pvpanic;
-pub use rtc::Rtc;
-pub use serial::SerialPort;
+pub use rtc::{Rtc, RtcState};
+pub use serial::{SerialPort, SerialPortState};
 pub use vmgenid::VmGenId;
 
 /// What a guest asks of its whole machine.

@@ -3,8 +3,11 @@
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use serde::{Deserialize, Serialize};
+
 use super::each_port;
 use crate::bus::BusDevice;
+use crate::state::RestoreError;
 
 const INDEX_PORT: u64 = 0;
 const DATA_PORT: u64 = 1;
@@ -37,6 +40,7 @@ const UPDATE_NOTICE: Duration = Duration::from_micros(244);
 const HALT: u8 = 1 << 7;
 const BINARY: u8 = 1 << 2;
 const HOURS_24: u8 = 1 << 1;
+const STATUS_B_WRITABLE: u8 = HALT | BINARY | HOURS_24;
 /// Status D: RAM and time are valid.
 const VALID: u8 = 1 << 7;
 /// In the 12-hour format, the hours' top bit says "afternoon".
@@ -54,6 +58,17 @@ struct State {
     index: u8,
     format: u8,
     ram: [u8; RAM_SIZE],
+}
+
+/// What a clock saves. The time isn't among it: it's the host's, before and after.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RtcState {
+    /// The register that the data port means.
+    pub index: u8,
+    /// Status B.
+    pub format: u8,
+    /// CMOS RAM, alarms included.
+    pub ram: Vec<u8>,
 }
 
 impl Default for Rtc {
@@ -76,6 +91,26 @@ impl Rtc {
     fn with_clock(now: fn() -> Duration) -> Self {
         let state = State { index: 0, format: HOURS_24, ram: [0; RAM_SIZE] };
         Self { state: Mutex::new(state), now }
+    }
+
+    /// Returns the registers.
+    pub fn save(&self) -> RtcState {
+        let State { index, format, ram } = &*self.lock();
+        RtcState { index: *index, format: *format, ram: ram.to_vec() }
+    }
+
+    /// Takes over what [`save`](Self::save) returned. The clock goes on showing the host's time.
+    ///
+    /// # Errors
+    /// [`RestoreError`] for a RAM of another size.
+    pub fn restore(&self, state: &RtcState) -> Result<(), RestoreError> {
+        let size = state.ram.len();
+        let ram = <[u8; RAM_SIZE]>::try_from(state.ram.as_slice())
+            .map_err(|_| RestoreError::invalid("size of CMOS RAM", size))?;
+        let index = state.index & INDEX_MASK;
+        let format = state.format & STATUS_B_WRITABLE;
+        *self.lock() = State { index, format, ram };
+        Ok(())
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
@@ -108,7 +143,7 @@ impl State {
         match self.index {
             SECONDS | MINUTES | HOURS | DAY_OF_WEEK | DAY_OF_MONTH | MONTH | YEAR => {}
             Rtc::CENTURY | STATUS_A | STATUS_C | STATUS_D => {}
-            STATUS_B => self.format = value & (HALT | BINARY | HOURS_24),
+            STATUS_B => self.format = value & STATUS_B_WRITABLE,
             SECONDS_ALARM | MINUTES_ALARM | HOURS_ALARM => self.set_ram(value),
             _ => self.set_ram(value),
         }
@@ -345,6 +380,30 @@ mod tests {
         for index in (STATUS_D + 1..=INDEX_MASK).filter(|index| *index != CENTURY) {
             assert_eq!(read(&rtc, index), index);
         }
+    }
+
+    #[test]
+    fn restored_clock_has_the_ram_and_format_and_todays_time() {
+        let old = at(|| Duration::from_secs(LEAP_DAY));
+        write(&old, STATUS_B, HOURS_24 | BINARY);
+        write(&old, SECONDS_ALARM, 0xc0);
+        write(&old, 0x40, 7);
+        let saved = old.save();
+        let new = at(|| Duration::from_secs(LEAP_DAY + 2));
+        new.restore(&saved).unwrap();
+        assert_eq!(new.save(), saved);
+        let mut selected = [0];
+        new.read(1, &mut selected);
+        assert_eq!(selected, [7], "the index was forgotten");
+        assert_eq!(time(&new), [20, 24, 3, 1, 6, 0, 0, 0]);
+
+        for size in [0, 127, 129] {
+            let hostile = RtcState { ram: vec![0; size], ..saved.clone() };
+            assert!(new.restore(&hostile).is_err());
+        }
+        new.restore(&RtcState { index: 0xff, format: 0xff, ..saved }).unwrap();
+        assert_eq!(new.save().index, INDEX_MASK);
+        assert_eq!(read(&new, STATUS_B), HALT | BINARY | HOURS_24, "no interrupt was enabled");
     }
 
     #[test]

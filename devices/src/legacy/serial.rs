@@ -3,6 +3,7 @@
 use std::io;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
+use serde::{Deserialize, Serialize};
 use vm_superio::Serial;
 use vm_superio::serial::SerialEvents;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -11,10 +12,31 @@ use super::each_port;
 use crate::bus::BusDevice;
 use crate::console::{ConsoleOutput, InputTarget};
 use crate::interrupt::InterruptLine;
+use crate::state::RestoreError;
 
 /// Modem control register and its loopback bit.
 const MCR_OFFSET: u8 = 4;
 const MCR_LOOPBACK: u8 = 1 << 4;
+
+/// Interrupt identification: there is none.
+const IIR_NONE: u8 = 1;
+
+/// What a serial port saves: a 16550's registers by their names.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[expect(missing_docs, reason = "the names are those of the data sheet")]
+pub struct SerialPortState {
+    pub baud_divisor_low: u8,
+    pub baud_divisor_high: u8,
+    pub interrupt_enable: u8,
+    pub interrupt_identification: u8,
+    pub line_control: u8,
+    pub line_status: u8,
+    pub modem_control: u8,
+    pub modem_status: u8,
+    pub scratch: u8,
+    /// Received, but not yet read by the guest.
+    pub in_buffer: Vec<u8>,
+}
 
 /// A 16550 whose output goes to a [`ConsoleOutput`] and whose input is what is
 /// [offered](InputTarget::offer) to it.
@@ -84,6 +106,81 @@ impl SerialPort {
             output,
             room: EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?,
         })
+    }
+
+    /// Returns the registers, and the input that the guest hasn't read.
+    pub fn save(&self) -> SerialPortState {
+        let vm_superio::SerialState {
+            baud_divisor_low,
+            baud_divisor_high,
+            interrupt_enable,
+            interrupt_identification,
+            line_control,
+            line_status,
+            modem_control,
+            modem_status,
+            scratch,
+            in_buffer,
+        } = self.lock().device.state();
+        SerialPortState {
+            baud_divisor_low,
+            baud_divisor_high,
+            interrupt_enable,
+            interrupt_identification,
+            line_control,
+            line_status,
+            modem_control,
+            modem_status,
+            scratch,
+            in_buffer,
+        }
+    }
+
+    /// Takes over what [`save`](Self::save) returned.
+    ///
+    /// # Errors
+    /// [`RestoreError`] for more input than a UART holds.
+    pub fn restore(&self, state: SerialPortState) -> Result<(), RestoreError> {
+        let SerialPortState {
+            baud_divisor_low,
+            baud_divisor_high,
+            interrupt_enable,
+            interrupt_identification,
+            line_control,
+            line_status,
+            modem_control,
+            modem_status,
+            scratch,
+            in_buffer,
+        } = state;
+        let input = in_buffer.len();
+        let state = vm_superio::SerialState {
+            baud_divisor_low,
+            baud_divisor_high,
+            interrupt_enable,
+            interrupt_identification,
+            line_control,
+            line_status,
+            modem_control,
+            modem_status,
+            scratch,
+            in_buffer,
+        };
+        let mut uart = self.lock();
+        let line = Line(Arc::clone(&uart.device.interrupt_evt().0));
+        uart.device = Serial::from_state(&state, line, Quiet, Transmitted::default())
+            .map_err(|_| RestoreError::invalid("amount of serial input", input))?;
+        Ok(())
+    }
+
+    /// Raises the interrupt again that the guest hasn't acknowledged: its driver may wait for the
+    /// transmitter, and the first one may have been lost with the machine that was saved. Interrupt
+    /// controllers must be restored already.
+    pub fn revive(&self) {
+        let uart = self.lock();
+        if uart.device.state().interrupt_identification & IIR_NONE == 0 {
+            uart.device.interrupt_evt().0.trigger();
+        }
     }
 
     fn lock(&self) -> MutexGuard<'_, Uart> {

@@ -1,6 +1,10 @@
 //! Virtio entropy device (VIRTIO 1.3 §5.4): random bytes from the host's kernel.
 
-use event_manager::{EventOps, Events, MutEventSubscriber};
+use std::cell::Cell;
+use std::io;
+
+use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
+use serde::{Deserialize, Serialize};
 use sys::entropy::KernelEntropy;
 use sys::memory::GuestRam;
 use vm_memory::Bytes;
@@ -10,6 +14,8 @@ use super::queue::ChainBuffers;
 use super::serve::{RING_FEATURES, ServedQueue};
 use super::worker::{QueueWorker, WorkerHandler};
 use crate::log_limit::LogLimit;
+use crate::rate_limiter::{RateLimitControl, RateLimiter, RateLimiterConfig, RateLimiterState};
+use crate::state::{RestoreError, SaveError, from_value, to_value};
 
 const QUEUE_SIZES: [u16; 1] = [256];
 
@@ -18,15 +24,41 @@ const QUEUE_SIZES: [u16; 1] = [256];
 const MAX_REQUEST_BYTES: u32 = 64 << 10;
 
 /// An entropy device with a worker of its own.
-#[derive(Default)]
 pub struct Rng {
+    limiter: RateLimiter,
     worker: Option<QueueWorker>,
 }
 
+impl Default for Rng {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// What an entropy device saves.
+#[derive(Debug, Default, Serialize, Deserialize)]
+#[serde(default)]
+struct RngState {
+    limiter: RateLimiterState,
+}
+
 impl Rng {
-    /// Creates a device that isn't active.
+    /// Creates a device that isn't active and gives as much as it's asked for.
     pub fn new() -> Self {
-        Self::default()
+        Self { limiter: RateLimiter::unlimited(), worker: None }
+    }
+
+    /// Creates a device that isn't active and gives as much as `limit` allows, which can be changed.
+    ///
+    /// # Errors
+    /// When the limit's timer can't be made.
+    pub fn with_limit(limit: &RateLimiterConfig) -> io::Result<Self> {
+        Ok(Self { limiter: RateLimiter::new(limit)?, worker: None })
+    }
+
+    /// Returns what changes the limit while the device works; nothing, for a device made without.
+    pub fn control(&self) -> RateLimitControl {
+        self.limiter.control()
     }
 }
 
@@ -47,7 +79,8 @@ impl VirtioDevice for Rng {
 
     fn activate(&mut self, activation: Activation) -> Result<(), ActivateError> {
         let queue = activation.queues.into_iter().next().ok_or(ActivateError::MissingQueue(0))?;
-        let handler = RngHandler { requests: ServedQueue::new(queue, activation.memory) };
+        let limiter = self.limiter.share().map_err(ActivateError::Worker)?;
+        let handler = RngHandler::new(ServedQueue::new(queue, activation.memory), limiter);
         let worker =
             QueueWorker::spawn("virtio-rng".to_owned(), Box::new(handler), &activation.notifier)
                 .map_err(ActivateError::Worker)?;
@@ -62,22 +95,65 @@ impl VirtioDevice for Rng {
     fn workers(&self) -> &[QueueWorker] {
         self.worker.as_slice()
     }
+
+    fn save(&self) -> Result<serde_json::Value, SaveError> {
+        to_value(&RngState { limiter: self.limiter.control().save() })
+    }
+
+    fn restore(&mut self, state: serde_json::Value) -> Result<(), RestoreError> {
+        let RngState { limiter } = from_value("an entropy device", state)?;
+        self.limiter.control().restore(&limiter);
+        Ok(())
+    }
 }
 
 struct RngHandler {
     requests: ServedQueue,
+    limiter: RateLimiter,
+    /// Bytes of the last request, whose number was known only afterwards: paid before the next.
+    owed: Cell<Option<u32>>,
+}
+
+impl RngHandler {
+    fn new(requests: ServedQueue, limiter: RateLimiter) -> Self {
+        Self { requests, limiter, owed: Cell::new(None) }
+    }
+
+    fn serve(&mut self) {
+        let Self { requests, limiter, owed } = self;
+        let may_go_on = || {
+            let paid = owed.get().is_none_or(|bytes| limiter.consume(1, bytes.into()));
+            if paid {
+                owed.set(None);
+            }
+            paid
+        };
+        requests.serve_while(may_go_on, |memory, buffers| {
+            let written = fill(memory, buffers);
+            owed.set(Some(written));
+            written
+        });
+    }
 }
 
 /// Between two events nothing is in flight.
 impl WorkerHandler for RngHandler {}
 
 impl MutEventSubscriber for RngHandler {
-    fn process(&mut self, _events: Events, _ops: &mut EventOps) {
-        self.requests.serve(fill);
+    fn process(&mut self, events: Events, _ops: &mut EventOps) {
+        if !self.requests.owns(events) {
+            self.limiter.acknowledge();
+        }
+        self.serve();
     }
 
     fn init(&mut self, ops: &mut EventOps) {
         self.requests.watch(ops);
+        if let Some(timer) = self.limiter.timer()
+            && let Err(error) = ops.add(Events::new(&timer, EventSet::IN))
+        {
+            log::error!("the entropy device's limit can't end: {error}");
+        }
     }
 }
 
@@ -106,10 +182,11 @@ mod tests {
     use super::super::serve::testing::Loop;
     use super::super::testing::{Buffer, RAM_SIZE, TestQueue, guest_ram};
     use super::*;
+    use crate::rate_limiter::TokenBucketConfig;
 
     fn handler(queue: &TestQueue) -> Loop {
         let requests = ServedQueue::new(queue.device_queue(0), queue.memory().clone());
-        Loop::new(RngHandler { requests })
+        Loop::new(RngHandler::new(requests, RateLimiter::unlimited()))
     }
 
     fn bytes(queue: &TestQueue, address: u64, size: usize) -> Vec<u8> {
@@ -209,6 +286,33 @@ mod tests {
         queue.make_available(4);
         handler(&queue).settle();
         assert!(queue.needs_reset());
+    }
+
+    #[test]
+    fn limited_device_goes_on_when_it_may_and_at_once_when_the_limit_is_lifted() {
+        let mut queue = TestQueue::new(guest_ram(), 8);
+        for _ in 0..4 {
+            queue.add_chain(&[Buffer::writable(0x8000, 64)]);
+        }
+        let bucket = |size| TokenBucketConfig { size, one_time_burst: 0, refill_time_ms: 1 << 40 };
+        let limit = RateLimiterConfig { bandwidth: Some(bucket(64)), ops: None };
+        let limiter = RateLimiter::new(&limit).unwrap();
+        let control = limiter.control();
+        let requests = ServedQueue::new(queue.device_queue(0), queue.memory().clone());
+        let mut events = Loop::new(RngHandler::new(requests, limiter));
+        events.settle();
+        assert_eq!(queue.used().len(), 2, "one that is paid for, one on credit");
+        queue.kick();
+        events.settle();
+        assert_eq!(queue.used(), []);
+        control.update(&RateLimiterConfig { bandwidth: Some(bucket(0)), ops: None });
+        let start = std::time::Instant::now();
+        let mut served = 0;
+        while served < 2 && start.elapsed().as_secs() < 20 {
+            events.settle();
+            served += queue.used().len();
+        }
+        assert_eq!(served, 2);
     }
 
     #[test]

@@ -6,6 +6,7 @@ use super::*;
 
 const DATA: u64 = 0;
 const IER: u64 = 1;
+const IIR: u64 = 2;
 const MCR: u64 = 4;
 const LSR: u64 = 5;
 
@@ -147,4 +148,63 @@ fn input_is_taken_while_output_waits_for_its_reader() {
     assert_eq!(port.offer(b"\x03"), 1);
     drop(reader);
     guest.join().unwrap();
+}
+
+#[test]
+fn restored_uart_raises_the_transmit_interrupt_that_its_driver_waits_for() {
+    let (old, edges, _reader) = port();
+    old.write(IER, &[2]);
+    old.write(DATA, b"a");
+    assert_eq!(edges.0.load(Ordering::Acquire), 1);
+    let saved = old.save();
+
+    let (new, edges, _reader) = port();
+    new.restore(saved.clone()).unwrap();
+    assert_eq!(new.save(), saved);
+    edges.0.store(0, Ordering::Release);
+    new.revive();
+    assert_eq!(edges.0.load(Ordering::Acquire), 1);
+    assert_eq!(read(&new, IIR) & 0x0f, 2, "the transmitter is empty");
+    assert_eq!(read(&new, IIR) & 0x0f, 1, "acknowledged");
+    new.revive();
+    assert_eq!(edges.0.load(Ordering::Acquire), 1, "nothing is pending any more");
+    new.write(DATA, b"b");
+    assert_eq!(edges.0.load(Ordering::Acquire), 2);
+}
+
+#[test]
+fn restored_uart_has_the_input_that_the_guest_had_not_read() {
+    let (old, ..) = port();
+    old.write(IER, &[1]);
+    assert_eq!(old.offer(b"ls"), 2);
+    assert_eq!(read(&old, DATA), b'l');
+    let (new, ..) = port();
+    new.restore(old.save()).unwrap();
+    assert_eq!(new.offer(b"\n"), 1);
+    assert_eq!([(); 2].map(|()| read(&new, DATA)), *b"s\n");
+    assert_eq!(read(&new, LSR) & 1, 0);
+}
+
+#[test]
+fn uart_state_with_too_much_input_is_refused_and_wild_registers_do_no_harm() {
+    let (port, ..) = port();
+    let saved = port.save();
+    let hostile = SerialPortState { in_buffer: vec![0; 65], ..saved.clone() };
+    assert!(port.restore(hostile).is_err());
+    assert_eq!(port.save(), saved);
+    let wild = SerialPortState {
+        interrupt_enable: 0xff,
+        interrupt_identification: 0xff,
+        line_control: 0xff,
+        line_status: 0xff,
+        modem_control: 0xff,
+        ..saved
+    };
+    port.restore(wild).unwrap();
+    port.revive();
+    for register in 0..8 {
+        let value = read(&port, register);
+        port.write(register, &[value]);
+    }
+    port.offer(&[1; 100]);
 }

@@ -7,6 +7,7 @@ mod hostile;
 mod lifecycle;
 mod mmio_only;
 mod pci_only;
+mod saved;
 
 /// Makes a test of each scenario for each transport.
 macro_rules! on_both_transports {

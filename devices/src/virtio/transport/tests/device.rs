@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, MutexGuard};
 use virtio_bindings::virtio_config::{VIRTIO_F_RING_PACKED, VIRTIO_F_RING_RESET};
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
 
+use crate::state::{RestoreError, SaveError};
 use crate::virtio::device::{ActivateError, Activation, DeviceType, VirtioDevice};
 
 /// What the device offers, and what a transport must offer of that.
@@ -28,6 +29,9 @@ pub(super) struct Record {
     pub(super) resets: usize,
     /// What was written to the configuration, and where.
     pub(super) config_writes: Vec<(u64, Vec<u8>)>,
+    /// What the device saves, and what it was restored with.
+    pub(super) saved: serde_json::Value,
+    pub(super) restored: Option<serde_json::Value>,
     /// Whether the next activation fails.
     pub(super) refuses: bool,
 }
@@ -89,5 +93,17 @@ impl VirtioDevice for TestDevice {
         let mut record = self.0.record();
         record.resets += 1;
         record.active = None;
+        record.restored = None;
+    }
+
+    fn save(&self) -> Result<serde_json::Value, SaveError> {
+        Ok(self.0.record().saved.clone())
+    }
+
+    fn restore(&mut self, state: serde_json::Value) -> Result<(), RestoreError> {
+        let mut record = self.0.record();
+        assert!(record.active.is_none(), "restored too late");
+        record.restored = Some(state);
+        Ok(())
     }
 }

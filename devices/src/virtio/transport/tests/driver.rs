@@ -12,6 +12,7 @@ use super::device::Probe;
 use crate::bus::{Bus, BusDevice};
 use crate::interrupt::{InterruptLine, MsiMessage, MsiSender};
 use crate::pci::{ConfigAddress, PciBus};
+use crate::virtio::VirtioDevice;
 use crate::virtio::testing::{TestQueue, guest_ram};
 
 pub(super) const VERSION_1: u64 = 1 << 32;
@@ -19,7 +20,10 @@ pub(super) const VERSION_1: u64 = 1 << 32;
 /// A driver of one device. The functions do one register access each, or the few that belong
 /// together.
 pub(super) trait Driver: Sized {
-    fn new(probe: &Probe, memory: GuestRam) -> Self;
+    fn new(probe: &Probe, memory: GuestRam) -> Self {
+        Self::with_device(probe.device(), memory)
+    }
+    fn with_device(device: Box<dyn VirtioDevice>, memory: GuestRam) -> Self;
     fn transport(&self) -> &dyn VirtioTransport;
 
     fn status(&self) -> u8;
@@ -142,9 +146,9 @@ impl Mmio {
 }
 
 impl Driver for Mmio {
-    fn new(probe: &Probe, memory: GuestRam) -> Self {
+    fn with_device(device: Box<dyn VirtioDevice>, memory: GuestRam) -> Self {
         let line = Arc::new(Counter::default());
-        let transport = VirtioMmio::new(probe.device(), memory, line.clone()).unwrap();
+        let transport = VirtioMmio::new(device, memory, line.clone()).unwrap();
         Self { transport, line }
     }
 
@@ -334,12 +338,12 @@ impl Pci {
 }
 
 impl Driver for Pci {
-    fn new(probe: &Probe, memory: GuestRam) -> Self {
+    fn with_device(device: Box<dyn VirtioDevice>, memory: GuestRam) -> Self {
         let (mmio, bus) = (Arc::new(Bus::new()), PciBus::new());
         let messages = Arc::new(Counter::default());
         let resources =
             VirtioPciResources { msi: messages.clone(), mmio: Arc::clone(&mmio), bar_base: BAR };
-        let transport = Arc::new(VirtioPci::new(probe.device(), memory, resources).unwrap());
+        let transport = Arc::new(VirtioPci::new(device, memory, resources).unwrap());
         bus.insert(3, transport.clone()).unwrap();
         let mut this = Self {
             transport,
