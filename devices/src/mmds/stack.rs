@@ -317,6 +317,12 @@ impl MmdsStack {
     }
 }
 
+impl Drop for MmdsStack {
+    fn drop(&mut self) {
+        self.metrics().connections_destroyed.add(self.connections.len());
+    }
+}
+
 /// Tells whether the frame that starts with `head` is for the service at `ipv4`.
 pub(crate) fn is_for(ipv4: Ipv4Addr, head: &[u8]) -> bool {
     let at = |start: usize, bytes: &[u8]| head.get(start..).is_some_and(|h| h.starts_with(bytes));

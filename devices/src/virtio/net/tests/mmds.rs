@@ -151,6 +151,7 @@ fn connections_end_with_a_reset() {
     machine.post_many();
     let handle = machine.connect();
     machine.card.net.reset();
+    assert_eq!(machine.mmds.metrics().connections_destroyed.get(), 1);
     let mut again = Machine { posted: HashMap::new(), ..machine };
     again.card.queues =
         [0, 1, 2].map(|index| TestQueue::at(again.card.memory.clone(), 256, index * RINGS)).into();
