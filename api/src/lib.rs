@@ -13,6 +13,8 @@ pub mod event;
 pub mod exit;
 pub mod ext;
 pub mod host;
+pub mod http;
+pub mod openapi;
 pub mod routes;
 mod schema;
 pub mod v1;

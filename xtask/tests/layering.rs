@@ -22,7 +22,13 @@ const ANY: &[&str] =
     &["api", "sys", "arch", "arch-x86_64", "devices", "snapshot", "vmm", "vmctl", "integration-tests"];
 
 /// What must stay out of the guest-facing process, directly or not.
-const NOT_IN_VMM: &[&str] = &["tokio", "async-std", "rustls", "openssl", "hyper", "reqwest"];
+const NOT_IN_VMM: &[&str] =
+    &["async-std", "smol", "rustls", "openssl", "native-tls", "h2", "reqwest"];
+
+/// What may be in the guest-facing process for the API's thread only: who may use each directly,
+/// besides each other.
+const API_ONLY: &[(&str, &[&str])] =
+    &[("tokio", &["api"]), ("hyper", &["api"]), ("hyper-util", &["api"])];
 
 fn metadata(arguments: &[&str]) -> serde_json::Value {
     let output = Command::new(env!("CARGO"))
@@ -67,17 +73,48 @@ fn crates_use_only_what_lies_below_them() {
     assert_eq!(listed, ours, "the table lists crates that are gone");
 }
 
-#[test]
-fn guest_facing_process_has_no_async_runtime_and_no_tls() {
+/// Runs `cargo tree` on what is linked, and returns its lines.
+fn tree(arguments: &[&str]) -> Vec<String> {
     let output = Command::new(env!("CARGO"))
-        .args(["tree", "--locked", "--offline", "-p", "vmm", "-e", "normal", "--prefix", "none"])
+        .args(["tree", "--locked", "--offline", "-e", "normal"])
+        .args(arguments)
         .current_dir(env!("CARGO_MANIFEST_DIR"))
         .output()
         .expect("cargo runs");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let tree = String::from_utf8_lossy(&output.stdout);
-    let names: BTreeSet<_> = tree.lines().filter_map(|line| line.split(' ').next()).collect();
-    assert!(names.contains("kvm-ioctls"), "the tree is that of another crate: {tree}");
+    String::from_utf8_lossy(&output.stdout).lines().map(str::to_owned).collect()
+}
+
+#[test]
+fn guest_facing_process_has_no_tls_and_one_async_runtime() {
+    let tree = tree(&["-p", "vmm", "--prefix", "none"]);
+    let names: BTreeSet<_> = tree.iter().filter_map(|line| line.split(' ').next()).collect();
+    assert!(names.contains("kvm-ioctls"), "the tree is that of another crate: {tree:#?}");
     let found: Vec<_> = NOT_IN_VMM.iter().filter(|name| names.contains(*name)).collect();
     assert!(found.is_empty(), "the vmm binary links {found:?}");
+}
+
+#[test]
+fn async_runtime_is_in_the_guest_facing_process_for_the_api_only() {
+    let runtime: BTreeSet<_> = API_ONLY.iter().map(|(name, _)| *name).collect();
+    // Each line begins with its depth, and the lines under a crate are what it uses.
+    let tree = tree(&["-p", "vmm", "--prefix", "depth", "--no-dedupe"]);
+    let mut users: Vec<String> = Vec::new();
+    let mut seen = BTreeSet::new();
+    for line in &tree {
+        let name_at = line.find(|c: char| !c.is_ascii_digit()).expect("a name");
+        let depth: usize = line[..name_at].parse().expect("a depth");
+        let name = line[name_at..].split(' ').next().expect("a name");
+        users.truncate(depth);
+        if let Some((name, allowed)) = API_ONLY.iter().find(|(used, _)| *used == name) {
+            let user = users.last().map_or("nothing", String::as_str);
+            assert!(
+                allowed.contains(&user) || runtime.contains(user),
+                "{user} uses {name}: it may be used on the API's own thread only"
+            );
+            seen.insert(*name);
+        }
+        users.push(name.to_owned());
+    }
+    assert_eq!(seen, runtime, "the table lists crates that are not used");
 }

@@ -8,7 +8,7 @@ use std::task::Poll;
 
 use http_body_util::BodyExt;
 use hyper::body::{Body, Bytes, Incoming};
-use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderValue, SERVER};
+use hyper::header::{CONNECTION, CONTENT_TYPE, HeaderName, HeaderValue, SERVER};
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper::{Request, Response, StatusCode};
@@ -21,11 +21,11 @@ use super::server::{IDLE_ENOUGH, Shared, Signal};
 use super::stream::{GuardedStream, Progress};
 use super::{Limits, Reply};
 use crate::action::{VmmAction, VmmData};
-use crate::{ApiError, Status, routes};
+use crate::{ApiError, Status, openapi, routes};
 
 const SERVER_NAME: HeaderValue =
     HeaderValue::from_static(concat!("vmctl/", env!("CARGO_PKG_VERSION")));
-const NDJSON: HeaderValue = HeaderValue::from_static("application/x-ndjson");
+const DEPRECATION: HeaderName = HeaderName::from_static("deprecation");
 /// The most bytes of a request's header, and of what is read and written at a time.
 const MAX_BUFFER_BYTES: usize = 16 << 10;
 
@@ -80,11 +80,13 @@ struct Client {
 impl Client {
     async fn answer(&self, request: Request<Incoming>) -> Response<AnswerBody> {
         self.progress.begin();
+        let (method, uri) = (request.method().clone(), request.uri().clone());
         let mut response = match self.carry_out(request).await {
             Ok(response) => response,
             Err(error) => self.fault(&error),
         };
         response.headers_mut().insert(SERVER, SERVER_NAME);
+        log::debug!("{method} {uri}: {}", response.status().as_u16());
         response
     }
 
@@ -100,14 +102,23 @@ impl Client {
                 return Ok(closing(self.fault(&error)));
             }
         };
-        match routes::parse(head.method.as_str(), head.uri.path(), &body)? {
+        let path = head.uri.path();
+        match routes::parse(head.method.as_str(), path, &body)? {
             routes::Request::Events => self.stream_events(follows(head.uri.query())?),
-            routes::Request::Action(action) => {
-                let data = self.submit(action).await?;
-                let answer = routes::respond(&data);
-                Ok(self.whole(answer.status, answer.content_type, answer.body))
-            }
+            routes::Request::OpenApi => Ok(self.whole(200, routes::JSON, openapi::json())),
+            routes::Request::Action(action) => self.act(action).await,
         }
+    }
+
+    async fn act(&self, action: VmmAction) -> Result<Response<AnswerBody>, ApiError> {
+        let deprecation = routes::deprecation(&action);
+        let answer = routes::respond(&self.submit(action).await?);
+        let mut response = self.whole(answer.status, answer.content_type, answer.body);
+        if let Some(message) = deprecation {
+            log::warn!("{message}");
+            response.headers_mut().insert(DEPRECATION, HeaderValue::from_static("true"));
+        }
+        Ok(response)
     }
 
     /// Receives a request's body, if it isn't too large.
@@ -162,13 +173,13 @@ impl Client {
         let subscription = self.shared.events.subscribe(follow);
         let body = AnswerBody::events(subscription, slot, Arc::clone(&self.progress));
         let mut response = Response::new(body);
-        response.headers_mut().insert(CONTENT_TYPE, NDJSON);
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(routes::NDJSON));
         Ok(response)
     }
 
     fn fault(&self, error: &ApiError) -> Response<AnswerBody> {
         let body = serde_json::to_vec(&error.body()).unwrap_or_default();
-        self.whole(error.status.code(), "application/json", body)
+        self.whole(error.status.code(), routes::JSON, body)
     }
 
     fn whole(
@@ -197,7 +208,12 @@ fn closing(mut response: Response<AnswerBody>) -> Response<AnswerBody> {
 }
 
 fn body_limit(limits: &Limits, path: &str) -> usize {
-    if path == "/mmds" { limits.max_mmds_body_bytes } else { limits.max_body_bytes }
+    // As `routes::parse` has it, slashes around a path mean nothing.
+    if path.trim_matches('/') == "mmds" {
+        limits.max_mmds_body_bytes
+    } else {
+        limits.max_body_bytes
+    }
 }
 
 fn too_large(limit: usize) -> ApiError {

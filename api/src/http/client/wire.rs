@@ -121,3 +121,49 @@ fn with_id(path: &str, id: &str) -> String {
     }
     path
 }
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use super::*;
+    use crate::routes::{self, Request, Route};
+
+    /// The action that a route's example asks for; none where the server answers by itself.
+    fn example(route: &Route) -> Option<VmmAction> {
+        let body: serde_json::Value = serde_json::from_str(route.example).unwrap_or_default();
+        let path = match route.path.split_once('{') {
+            Some((head, id)) => {
+                let key = id.trim_end_matches('}');
+                format!("{head}{}", body[key].as_str().unwrap_or("some_id"))
+            }
+            None => route.path.to_owned(),
+        };
+        match routes::parse(route.method.as_str(), &path, route.example.as_bytes()).unwrap() {
+            Request::Action(action) => Some(action),
+            Request::OpenApi | Request::Events => None,
+        }
+    }
+
+    #[test]
+    fn each_action_is_written_as_the_server_reads_it() {
+        let mut actions: Vec<_> = routes::all().filter_map(example).collect();
+        // Those that share a route with another.
+        actions.extend([VmmAction::SendCtrlAltDel, VmmAction::FlushMetrics]);
+        actions.extend([VmmAction::Pause, VmmAction::Resume]);
+        for action in &actions {
+            let request = WireRequest::of(action).unwrap();
+            let read = routes::parse(request.method.as_str(), &request.path, &request.body);
+            assert_eq!(read.unwrap(), Request::Action(action.clone()));
+        }
+        let covered: BTreeSet<_> = actions.iter().map(VmmAction::name).collect();
+        let all: BTreeSet<_> = VmmAction::NAMES.iter().copied().collect();
+        assert_eq!(covered, all);
+    }
+
+    #[test]
+    fn identifier_stays_one_segment_of_the_path() {
+        assert_eq!(with_id("/drives", "root_1"), "/drives/root_1");
+        assert_eq!(with_id("/drives", "../a b?é"), "/drives/..%2Fa%20b%3F%C3%A9");
+    }
+}

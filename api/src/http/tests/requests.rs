@@ -205,3 +205,28 @@ fn curl_is_answered_also_when_it_asks_before_it_sends() {
     let chunked = ["-H", "Transfer-Encoding: chunked"];
     assert!(curl(&[&chunked[..], &upload].concat()).ends_with(" 413"));
 }
+
+#[test]
+fn openapi_document_is_served() {
+    let fixture = Fixture::new();
+    let answer = fixture.connect().ask(b"GET /ext/v1/openapi.json HTTP/1.1\r\nHost: x\r\n\r\n");
+    assert_eq!(answer.status, 200);
+    let document: serde_json::Value = serde_json::from_slice(&answer.body).unwrap();
+    assert!(document["openapi"].as_str().unwrap().starts_with("3."), "{document}");
+}
+
+#[test]
+fn deprecated_key_is_announced_as_such() {
+    let fixture = Fixture::new();
+    let put = |body: &str| {
+        let length = body.len();
+        let request =
+            format!("PUT /vsock HTTP/1.1\r\nHost: x\r\nContent-Length: {length}\r\n\r\n{body}");
+        fixture.connect().ask(request.as_bytes())
+    };
+    let answer = put(r#"{"guest_cid": 3, "uds_path": "v.sock", "vsock_id": "1"}"#);
+    assert_eq!(answer.status, 204, "{answer:?}");
+    assert!(answer.has_header("deprecation: true"), "{answer:?}");
+    let answer = put(r#"{"guest_cid": 3, "uds_path": "v.sock"}"#);
+    assert!(!answer.has_header("deprecation: true"), "{answer:?}");
+}
