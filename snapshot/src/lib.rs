@@ -11,6 +11,7 @@ mod error;
 pub mod header;
 pub mod id;
 pub mod inspect;
+pub mod lazy;
 pub mod memory;
 pub mod merge;
 pub mod publish;

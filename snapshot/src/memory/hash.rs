@@ -43,7 +43,7 @@ fn page_hash(offset: u64, page: &[u8]) -> u128 {
 }
 
 /// Returns the checksum of what surrounds the content: extents and trailer.
-pub(super) fn checksum(bytes: &[u8]) -> [u8; 16] {
+pub(crate) fn checksum(bytes: &[u8]) -> [u8; 16] {
     XxHash3_128::oneshot(bytes).to_le_bytes()
 }
 

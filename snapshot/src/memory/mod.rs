@@ -15,6 +15,7 @@ mod reader;
 mod trailer;
 mod writer;
 
+pub(crate) use hash::checksum;
 pub use hash::{MemoryHash, is_zero};
 pub use reader::MemoryFile;
 pub use trailer::{Extent, MAX_REGIONS, TRAILER_BYTES, check_regions};

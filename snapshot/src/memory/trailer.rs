@@ -193,7 +193,9 @@ pub fn check_regions(regions: &[MemoryRegion]) -> Result<u64, &'static str> {
     }
     let (mut total, mut free_from) = (0u64, 0u64);
     for region in regions {
-        if region.size_bytes == 0 || !(region.size_bytes | region.guest_address).is_multiple_of(PAGE) {
+        if region.size_bytes == 0
+            || !(region.size_bytes | region.guest_address).is_multiple_of(PAGE)
+        {
             return Err("a region isn't of whole pages");
         }
         if region.guest_address < free_from {
