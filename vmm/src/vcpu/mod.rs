@@ -6,6 +6,8 @@
 mod control;
 mod exit;
 mod run;
+#[cfg(test)]
+pub(crate) mod testing;
 mod thread;
 
 pub use control::VcpuError;

@@ -9,6 +9,7 @@ use super::clock::{self, ClockPolicy};
 use super::raw::{self, XsaveSize};
 use super::state::{NameCall, StateError, VcpuState, VmKvmState};
 use super::{cpuid, msrs};
+use crate::vcpu::Vcpu;
 
 /// Gives `vm` and its new vCPUs the state of a saved VM.
 ///
@@ -20,9 +21,9 @@ use super::{cpuid, msrs};
 /// [`StateError`] when the state doesn't fit these vCPUs, or KVM refuses it.
 pub(crate) fn restore(
     vm: &VmFd,
-    vcpus: &[&VcpuFd],
-    state: &VmKvmState,
+    vcpus: &[Vcpu],
     vcpu_states: &[VcpuState],
+    state: &VmKvmState,
     policy: ClockPolicy,
 ) -> Result<(), StateError> {
     let (saved, created) = (vcpu_states.len(), vcpus.len());
@@ -33,7 +34,7 @@ pub(crate) fn restore(
     if !numbers.eq(0..saved) {
         return Err(StateError::malformed("its vCPUs aren't numbered from 0 on"));
     }
-    let pairs = || vcpus.iter().copied().zip(vcpu_states);
+    let pairs = || vcpus.iter().map(|vcpu| &vcpu.fd).zip(vcpu_states);
     // CPUID first: it decides which registers there are. Then the time, all vCPUs at once: the
     // timers that the rest arms go by it.
     for (vcpu, state) in pairs() {
