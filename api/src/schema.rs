@@ -76,7 +76,8 @@ fn string(doc: &str, min: usize, max: usize, pattern: &str) -> RefOr<Schema> {
 /// The schema of a flag that may only be off.
 pub(crate) fn only_false() -> RefOr<Schema> {
     ObjectBuilder::new()
-        .schema_type(SchemaType::Type(Type::Boolean))
-        .enum_values(Some([false]))
+        .schema_type(SchemaType::from_iter([Type::Boolean, Type::Null]))
+        .description(Some("Whether two vCPUs share a core; only `false`."))
+        .enum_values(Some([Some(false), None]))
         .into()
 }

@@ -88,7 +88,7 @@ impl VmSpec {
 pub struct BootSourceSpec {
     /// The kernel image: bzImage or vmlinux. Required.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = HostPath)]
+    #[schema(required = true, value_type = HostPath)]
     pub kernel_image_path: Option<PathBuf>,
     /// The initial RAM disk.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -237,11 +237,14 @@ pub struct RateLimiter {
 #[serde(deny_unknown_fields)]
 pub struct TokenBucket {
     /// How many tokens it holds.
+    #[schema(maximum = 9_223_372_036_854_775_807_u64)]
     pub size: u64,
     /// Tokens that are there at the start on top of a full bucket, and never come back.
     #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(maximum = 9_223_372_036_854_775_807_u64)]
     pub one_time_burst: Option<u64>,
     /// How long an empty bucket takes to fill, in milliseconds.
+    #[schema(maximum = 9_223_372_036_854_775_807_u64)]
     pub refill_time: u64,
 }
 
@@ -268,11 +271,11 @@ impl TokenBucket {
 pub struct MachineSpec {
     /// How many vCPUs, 1 unless said.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 1, maximum = 32)]
+    #[schema(required = true, value_type = u64, minimum = 1, maximum = 32)]
     pub vcpu_count: Option<u64>,
     /// How much memory, in MiB; [`DEFAULT_MEM_MIB`](super::DEFAULT_MEM_MIB) unless said.
     #[serde(skip_serializing_if = "Option::is_none")]
-    #[schema(minimum = 1, maximum = 67_108_864)]
+    #[schema(required = true, value_type = u64, minimum = 1, maximum = 67_108_864)]
     pub mem_size_mib: Option<u64>,
     /// Whether two vCPUs share a core; only `false`.
     #[serde(skip_serializing_if = "Option::is_none")]

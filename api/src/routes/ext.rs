@@ -19,7 +19,7 @@ pub(super) const ROUTES: &[Route] = &[
         )
         .seen_by(&["extRemoveDrive", "extGetVm"])
         .asks(|call| {
-            call.read_with_id(&["drive_id"], |drive: &DriveSpec| &drive.drive_id)
+            call.read_with_id(&["drive_id", "is_root_device"], |drive: &DriveSpec| &drive.drive_id)
                 .map(VmmAction::HotplugDrive)
         }),
     delete("/ext/v1/drives/{drive_id}", "extRemoveDrive")

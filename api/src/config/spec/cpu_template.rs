@@ -37,6 +37,7 @@ pub struct CpuidLeafModifier {
     #[schema(value_type = Number32)]
     pub subleaf: u32,
     /// KVM's flags of the entry; bit 0 says that the subleaf counts.
+    #[schema(maximum = 4_294_967_295_u32)]
     pub flags: u32,
     /// What becomes of its registers.
     pub modifiers: Vec<CpuidModifier>,
