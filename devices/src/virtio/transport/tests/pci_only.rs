@@ -298,6 +298,19 @@ fn dropped_function_leaves_the_bus_and_the_bus_leaves_it() {
 }
 
 #[test]
+fn removed_function_is_nowhere_though_a_vcpu_is_in_the_middle_of_an_access() {
+    let (driver, ..) = start::<Pci>();
+    driver.set_config(0x04, &[2]);
+    assert!(is_mapped(&driver, BAR));
+    driver.bus.remove(3).unwrap();
+    assert!(!is_mapped(&driver, BAR));
+    // What the vCPU had begun before arrives now.
+    driver.transport.write_config(0x04, &[0]);
+    driver.transport.write_config(0x04, &[2]);
+    assert!(!is_mapped(&driver, BAR));
+}
+
+#[test]
 fn impossible_resources_are_refused() {
     for bar_base in [BAR + 0x1000, 0u64.wrapping_sub(VirtioPci::BAR_SIZE)] {
         let resources = VirtioPciResources {
