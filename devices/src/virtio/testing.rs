@@ -17,7 +17,7 @@ use vm_memory::{Bytes, GuestAddress};
 use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::device::{Notifier, TransportInterrupt};
-use super::queue::DeviceQueue;
+use super::queue::{DeviceQueue, QueueCursor};
 
 /// How much memory [`guest_ram`] maps: rings lie in its first 32 KiB, the rest is for buffers.
 pub const RAM_SIZE: usize = 16 << 20;
@@ -81,6 +81,7 @@ pub struct TestQueue {
     kick: Arc<EventFd>,
     interrupt: Arc<CountingInterrupt>,
     needs_reset: Arc<AtomicBool>,
+    cursor: Arc<QueueCursor>,
 }
 
 impl TestQueue {
@@ -102,6 +103,7 @@ impl TestQueue {
             kick: Arc::new(EventFd::new(EFD_NONBLOCK).expect("an eventfd")),
             interrupt: Arc::default(),
             needs_reset: Arc::default(),
+            cursor: Arc::default(),
         }
     }
 
@@ -113,6 +115,21 @@ impl TestQueue {
     /// Returns the queue as its device gets it, with index `index`.
     pub fn device_queue(&self, index: u16) -> DeviceQueue {
         DeviceQueue::new(index, self.ring(), Arc::clone(&self.kick), self.notifier())
+            .with_cursor(Arc::clone(&self.cursor))
+    }
+
+    /// Returns the queue as a device gets it that is restored where the last one was.
+    pub fn restored_queue(&self, index: u16) -> DeviceQueue {
+        let mut ring = self.ring();
+        ring.set_next_avail(self.cursor.next_available());
+        ring.set_next_used(self.cursor.next_used());
+        DeviceQueue::new(index, ring, Arc::clone(&self.kick), self.notifier())
+            .with_cursor(Arc::clone(&self.cursor))
+    }
+
+    /// Returns how far the device says that it has come.
+    pub fn cursor(&self) -> &QueueCursor {
+        &self.cursor
     }
 
     /// Returns the ring as a transport hands it over.

@@ -295,3 +295,60 @@ fn only_what_was_asked_for_is_offered() {
     assert_eq!(offered(BalloonOptions::default()), 0);
     assert_eq!(offered(ALL), F_DEFLATE_ON_OOM | F_PAGE_REPORTING);
 }
+
+#[test]
+fn statistics_chain_that_the_device_holds_survives_a_restore() {
+    let mut old = setup(ALL_FEATURES, &[0, 1, 2]);
+    let len = put_stats(&old, &[(4, 100)]);
+    old.add(2, &[Buffer::readable(LIST, len)]);
+    old.port.set_target_pages(7);
+    let stats = old.port.stats();
+    let saved = Balloon::new(Arc::clone(&old.port), ALL).save().unwrap();
+
+    let port = Arc::new(BalloonPort::new().unwrap());
+    let mut balloon = Balloon::new(Arc::clone(&port), ALL);
+    balloon.restore(saved.clone()).unwrap();
+    assert_eq!((port.target_pages(), port.stats()), (7, stats));
+    assert_eq!(balloon.save().unwrap(), saved);
+    let memory = old.queues[0].memory().clone();
+    let queues = (0..).zip(&old.queues).map(|(index, queue)| queue.restored_queue(index)).collect();
+    let handler = BalloonHandler::new(Arc::clone(&port), ALL_FEATURES, &memory, queues).unwrap();
+    let mut events = Loop::new(handler);
+    events.settle();
+    assert_eq!(old.queues[2].used(), [], "it's held until statistics are wanted");
+    port.request_stats();
+    events.settle();
+    assert_eq!(old.queues[2].used(), [(0, 0)]);
+    port.request_stats();
+    events.settle();
+    assert_eq!(old.queues[2].used(), [], "returned once");
+
+    balloon.restore(saved).unwrap();
+    balloon.reset();
+    port.request_stats();
+    assert_eq!(port.take_held_stats(), None, "a new driver has all of its buffers");
+}
+
+#[test]
+fn impossible_statistics_chain_is_refused_or_asks_for_a_reset() {
+    let port = Arc::new(BalloonPort::new().unwrap());
+    let mut balloon = Balloon::new(Arc::clone(&port), ALL);
+    let state = |held: u32| serde_json::json!({ "target_pages": u32::MAX, "actual_pages": 1, "held_stats": held });
+    for held in [128, 65535, 65536] {
+        assert!(balloon.restore(state(held)).is_err(), "{held}");
+    }
+    for wrong in [serde_json::json!(null), serde_json::json!({ "target_pages": -1 })] {
+        assert!(matches!(balloon.restore(wrong), Err(RestoreError::Format { .. })));
+    }
+    // The driver's queue is smaller than the largest.
+    balloon.restore(state(127)).unwrap();
+    let memory = guest_ram();
+    let queues = [0, 1, 2].map(|nth| TestQueue::at(memory.clone(), 8, 0x10_0000 + nth * 0x1_0000));
+    let device_queues =
+        (0..).zip(&queues).map(|(index, queue)| queue.device_queue(index)).collect();
+    let handler = BalloonHandler::new(Arc::clone(&port), ALL_FEATURES, &memory, device_queues);
+    let mut events = Loop::new(handler.unwrap());
+    port.request_stats();
+    events.settle();
+    assert!(queues[2].needs_reset());
+}

@@ -1,5 +1,7 @@
 //! The device from its driver's side.
 
+mod control;
+
 use std::collections::VecDeque;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};

@@ -268,3 +268,26 @@ fn reset_does_not_wait_for_output_that_nobody_reads() {
     let dropped = port.output().dropped_bytes();
     assert!(dropped <= COPY_BYTES as u64, "{dropped} bytes");
 }
+
+#[test]
+fn input_that_no_driver_has_taken_survives_a_restore_and_comes_first() {
+    let (old, _reader) = port();
+    old.resize(80, 25);
+    assert_eq!(old.offer(b"ls"), 2);
+    let saved = Console::new(old).save().unwrap();
+
+    let mut new = setup();
+    assert_eq!(new.port.offer(b"\n"), 1);
+    Console::new(Arc::clone(&new.port)).restore(saved).unwrap();
+    assert_eq!(new.port.size(), (80, 25));
+    let head = new.receive.add_chain(&[Buffer::writable(0x8000, 16)]);
+    new.kick_receive();
+    assert_eq!(new.receive.used(), [(u32::from(head), 3)]);
+    assert_eq!(new.get(0x8000, 3), b"ls\n");
+
+    let state = serde_json::json!({ "input": vec![1; 4097] });
+    assert!(Console::new(Arc::clone(&new.port)).restore(state).is_err());
+    let state = serde_json::json!({ "input": "ls" });
+    assert!(Console::new(Arc::clone(&new.port)).restore(state).is_err());
+    assert!(!new.port.has_input());
+}

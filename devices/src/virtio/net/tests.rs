@@ -3,6 +3,7 @@
 mod control;
 mod mmds;
 mod receive;
+mod saved;
 mod transmit;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

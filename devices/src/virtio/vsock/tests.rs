@@ -6,12 +6,13 @@
 mod flow;
 mod hostile;
 mod life;
+mod saved;
 
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::time::{Duration, Instant};
 
-use event_manager::{EventManager, SubscriberOps};
+use event_manager::{EventManager, SubscriberId, SubscriberOps};
 use sys::memory::GuestRam;
 use tempfile::TempDir;
 use vm_memory::{Bytes, GuestAddress};
@@ -50,6 +51,7 @@ struct Guest {
     rx: TestQueue,
     tx: TestQueue,
     event_loop: EventManager<Handler>,
+    worker: SubscriberId,
     device: Vsock,
     directory: TempDir,
 }
@@ -86,8 +88,8 @@ impl Guest {
         };
         let worker: Handler = Box::new(device.make_worker(activation).unwrap());
         let mut event_loop = EventManager::<Handler>::new().unwrap();
-        event_loop.add_subscriber(worker);
-        Self { memory, rx, tx, event_loop, device, directory }
+        let worker = event_loop.add_subscriber(worker);
+        Self { memory, rx, tx, event_loop, worker, device, directory }
     }
 
     fn settle(&mut self) {
