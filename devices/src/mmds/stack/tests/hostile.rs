@@ -140,21 +140,38 @@ fn segments_in_any_state_with_any_numbers_do_no_harm() {
     }
 }
 
+/// A frame that asks for a connection from `port`.
+fn syn(port: u16) -> Vec<u8> {
+    let mut bytes = [0; 20];
+    bytes[..2].copy_from_slice(&port.to_be_bytes());
+    bytes[2..4].copy_from_slice(&80u16.to_be_bytes());
+    (bytes[12], bytes[13]) = (0x50, 2);
+    wrap(GUEST_IP, &bytes)
+}
+
 #[test]
 fn guest_that_takes_no_frames_fills_a_bounded_queue() {
     let mut bench = Bench::new(MmdsVersion::V1);
-    let mut random = Random(7);
-    for port in 0..500u16 {
-        let mut syn = segment(&mut random, 1, 0);
-        syn.truncate(20);
-        (syn[12], syn[13]) = (0x50, 2);
-        syn[..2].copy_from_slice(&port.to_be_bytes());
-        bench.stack.receive_at(&wrap(GUEST_IP, &syn), bench.now);
+    for port in 0..500 {
+        bench.stack.receive_at(&syn(port), bench.now);
         assert_eq!(bench.stack.next_deadline_at(bench.now), None);
     }
     assert_eq!(bench.stack.sockets.iter().count(), MAX_CONNECTIONS);
     assert!(bench.metrics().tx_errors.get() > 400);
     assert!(drain(&mut bench.stack, bench.now) <= MAX_QUEUED_FRAMES);
+}
+
+#[test]
+fn call_repeated_by_a_known_connection_ends_no_other() {
+    let mut bench = Bench::new(MmdsVersion::V1);
+    for port in 1..=MAX_CONNECTIONS as u16 {
+        bench.stack.receive_at(&syn(port), bench.now);
+    }
+    bench.now += EVICTABLE_AFTER;
+    bench.stack.receive_at(&syn(7), bench.now);
+    assert_eq!(bench.metrics().connections_destroyed.get(), 0);
+    bench.stack.receive_at(&syn(1000), bench.now);
+    assert_eq!(bench.metrics().connections_destroyed.get(), 1);
 }
 
 #[test]
