@@ -162,6 +162,20 @@ fn guest_that_takes_no_frames_fills_a_bounded_queue() {
 }
 
 #[test]
+fn queue_that_was_full_is_filled_again_while_it_is_taken() {
+    let mut bench = Bench::new(MmdsVersion::V1);
+    let handles: Vec<_> = (0..MAX_CONNECTIONS).map(|_| bench.connect()).collect();
+    for handle in handles {
+        bench.send(handle, "GET /latest/big HTTP/1.1\r\n\r\n");
+    }
+    bench.guest.poll(bench.now);
+    while let Some(frame) = bench.guest.wire.from_guest.0.pop_front() {
+        bench.stack.receive_at(&frame, bench.now);
+    }
+    assert!(drain(&mut bench.stack, bench.now) > 2 * MAX_QUEUED_FRAMES);
+}
+
+#[test]
 fn call_repeated_by_a_known_connection_ends_no_other() {
     let mut bench = Bench::new(MmdsVersion::V1);
     for port in 1..=MAX_CONNECTIONS as u16 {
