@@ -135,8 +135,14 @@ impl Control {
             }));
         }
         self.changed.notify_all();
-        // A job that is dropped undone drops its sender.
-        receiver.recv().map_err(|_| self.ended())
+        receiver.recv().map_err(|_| {
+            // The job was dropped undone, or panicked and the thread is on its way out.
+            let mut shared = self.lock();
+            while shared.phase != Phase::Ended {
+                shared = self.wait(shared);
+            }
+            self.ended()
+        })
     }
 
     /// Parks the calling thread, the vCPU's own, for as long as a pause is wanted, and does the

@@ -110,27 +110,42 @@ pub(super) fn restore(vm: &VmFd, saved: SavedClock, policy: ClockPolicy) -> Resu
 pub(super) fn restore_tscs(vm: &VmFd, vcpus: &[(&VcpuFd, SavedTsc)]) -> Result<(), StateError> {
     let Some(&(first, saved_first)) = vcpus.first() else { return Ok(()) };
     let now = save_tsc(vm, first)?;
-    let target = value_at(saved_first, now.kvmclock_ns);
-    let change = target.wrapping_sub(now.value);
     for (vcpu, saved) in vcpus {
-        let relative = match (saved.offset, saved_first.offset) {
-            (Some(own), Some(first)) => own.wrapping_sub(first),
-            _ => 0,
-        };
-        match now.offset {
-            Some(offset) => {
-                let offset = offset.wrapping_add(change).wrapping_add(relative);
+        match setting(now, saved_first, *saved) {
+            Setting::Offset(offset) => {
                 raw::set_tsc_offset(vcpu, offset).call("KVM_SET_DEVICE_ATTR")?;
             }
-            // KVM takes writes within a second of each other for the same value as meant to agree,
-            // and makes them agree.
-            None => {
-                let value = target.wrapping_add(relative);
-                msrs::write(vcpu, &[SavedMsr { index: IA32_TSC, value }])?;
-            }
+            Setting::Value(value) => msrs::write(vcpu, &[SavedMsr { index: IA32_TSC, value }])?,
         }
     }
     Ok(())
+}
+
+/// How a vCPU is given its counter.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Setting {
+    /// By its distance from the host's: exactly.
+    Offset(u64),
+    /// By its value now. KVM takes writes within a second of each other for nearly the same value
+    /// as meant to agree, and makes them agree.
+    Value(u64),
+}
+
+/// Finds the setting for the vCPU of which `saved` is known, when of the first vCPU `first` was
+/// saved and its counter stands at `now`.
+fn setting(now: SavedTsc, first: SavedTsc, saved: SavedTsc) -> Setting {
+    let target = value_at(first, now.kvmclock_ns);
+    let relative = match (saved.offset, first.offset) {
+        (Some(own), Some(first)) => own.wrapping_sub(first),
+        _ => 0,
+    };
+    match now.offset {
+        Some(offset) => {
+            let change = target.wrapping_sub(now.value);
+            Setting::Offset(offset.wrapping_add(change).wrapping_add(relative))
+        }
+        None => Setting::Value(target.wrapping_add(relative)),
+    }
 }
 
 /// Returns the counter's value when kvmclock has `kvmclock_ns`.
@@ -153,4 +168,68 @@ fn realtime_ns() -> u64 {
     let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
     let nanoseconds = u64::try_from(now.tv_nsec).unwrap_or_default();
     seconds.saturating_mul(NS_PER_SECOND).saturating_add(nanoseconds)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// 2 GHz: two cycles a nanosecond.
+    const KHZ: u32 = 2_000_000;
+
+    fn tsc(value: u64, kvmclock_ns: u64, offset: Option<u64>) -> SavedTsc {
+        SavedTsc { khz: Some(KHZ), value, kvmclock_ns, offset }
+    }
+
+    #[test]
+    fn counter_advances_with_kvmclock_wherever_the_hosts_counter_stands() {
+        let saved = tsc(5000, 1000, Some(77));
+        for (now_ns, expected) in
+            [(1000, 5000), (1001, 5002), (20_000_001_000, 40_000_005_000), (999, 4998)]
+        {
+            let new = tsc(900, now_ns, Some(0_u64.wrapping_sub(100)));
+            // Host's counter + offset: 900 is 1000 - 100 now.
+            let offset = u64::wrapping_sub(expected, 1000);
+            assert_eq!(setting(new, saved, saved), Setting::Offset(offset));
+            assert_eq!(setting(tsc(900, now_ns, None), saved, saved), Setting::Value(expected));
+        }
+    }
+
+    #[test]
+    fn vcpus_keep_their_distance_to_the_cycle_and_agree_when_it_is_unknown() {
+        let now = tsc(0, 1000, Some(10));
+        let (first, second) = (tsc(5000, 1000, Some(70)), tsc(5003, 1001, Some(60)));
+        assert_eq!(setting(now, first, first), Setting::Offset(5010));
+        assert_eq!(setting(now, first, second), Setting::Offset(5000));
+        let second = SavedTsc { offset: None, ..second };
+        assert_eq!(setting(now, first, second), Setting::Offset(5010));
+    }
+
+    #[test]
+    fn counter_of_an_unknown_frequency_continues() {
+        let saved = SavedTsc { khz: None, ..tsc(5000, 1000, None) };
+        assert_eq!(value_at(saved, u64::MAX), 5000);
+        assert_eq!(value_at(tsc(u64::MAX, 0, None), 1), 1, "it wraps");
+    }
+
+    #[test]
+    fn reading_is_exact_unless_the_counter_is_scaled() {
+        let clock = |clock, host_tsc| kvm_clock_data {
+            clock,
+            host_tsc,
+            flags: KVM_CLOCK_HOST_TSC,
+            ..Default::default()
+        };
+        let (before, after) = (clock(1000, 8000), clock(1100, 8200));
+        let offset = Some(0_u64.wrapping_sub(3000));
+        for value in [5000, 5123, 5200] {
+            assert_eq!(pair(before, value, after, offset), (5000, 1000));
+        }
+        for value in [4999, 5201, 90_000] {
+            assert_eq!(pair(before, value, after, offset), (value, 1050));
+        }
+        assert_eq!(pair(before, 5100, after, None), (5100, 1050));
+        let silent = kvm_clock_data { flags: 0, ..after };
+        assert_eq!(pair(before, 5100, silent, offset), (5100, 1050));
+    }
 }

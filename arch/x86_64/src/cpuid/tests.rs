@@ -121,3 +121,87 @@ fn more_cores_than_leaf_4_can_count_are_its_most() {
         assert_eq!(last_level >> 14 & 0xfff, u32::from(count) - 1, "{count} vCPUs");
     }
 }
+
+/// What a guest of `host` sees, and the header of its snapshot.
+fn snapshot(host: &[CpuidEntry]) -> CpuSnapshot {
+    let guest = guest_entries(host, VcpuPlace { index: 0, count: 2 });
+    CpuSnapshot::new(&guest, host, 4096)
+}
+
+fn change(host: &mut [CpuidEntry], function: u32, index: u32, change: impl Fn(&mut CpuidEntry)) {
+    change(host.iter_mut().find(|leaf| (leaf.function, leaf.index) == (function, index)).unwrap());
+}
+
+#[test]
+fn guest_goes_on_on_the_same_and_on_a_richer_host() {
+    let mut host = host();
+    change(&mut host, 7, 0, |leaf| (leaf.ebx, leaf.ecx, leaf.edx) = (1 << 5, 0, 0));
+    let snapshot = snapshot(&host);
+    assert_eq!(snapshot.vendor, "AuthenticAMD");
+    snapshot.check(&host, 4096).unwrap();
+    change(&mut host, 7, 0, |leaf| leaf.ebx = u32::MAX);
+    snapshot.check(&host, 8192).unwrap();
+    // Switched by the guest's kernel, or the VM's own.
+    change(&mut host, 1, 0, |leaf| {
+        leaf.ecx &= !(OSXSAVE | HYPERVISOR | TSC_DEADLINE);
+        leaf.edx &= !(1 << 9 | HTT);
+    });
+    change(&mut host, 0x8000_0001, 0, |leaf| leaf.ecx &= !CMP_LEGACY);
+    snapshot.check(&host, 4096).unwrap();
+    let json = serde_json::to_string(&snapshot).unwrap();
+    assert_eq!(serde_json::from_str::<CpuSnapshot>(&json).unwrap(), snapshot);
+}
+
+#[test]
+fn missing_features_are_all_named() {
+    let mut host = host();
+    let snapshot = snapshot(&host);
+    change(&mut host, 1, 0, |leaf| leaf.ecx &= !(1 << 23 | 1 << 28));
+    change(&mut host, 7, 0, |leaf| (leaf.ebx, leaf.edx) = (!(1 << 16), !(1 << 12)));
+    host.retain(|leaf| leaf.function != 0x8000_0001);
+    let Err(IncompatibleCpu::MissingFeatures(names)) = snapshot.check(&host, 4096) else {
+        panic!("it was found fit");
+    };
+    assert_eq!(names[..4], ["popcnt", "avx", "avx512f", "CPUID 0x7.0 EDX bit 12"]);
+    assert_eq!(names[4], "lahf_lm");
+    assert_eq!(names.last().unwrap(), "de");
+}
+
+#[test]
+fn feature_that_only_a_template_gave_is_not_asked_of_the_next_host() {
+    let mut host = host();
+    change(&mut host, 7, 0, |leaf| leaf.ebx = 0);
+    let mut guest = host.clone();
+    change(&mut guest, 7, 0, |leaf| leaf.ebx = 1 << 5);
+    CpuSnapshot::new(&guest, &host, 4096).check(&host, 4096).unwrap();
+}
+
+#[test]
+fn other_vendor_narrower_addresses_and_smaller_or_moved_state_are_refused() {
+    let component =
+        |index, eax, ebx, ecx| CpuidEntry { index, has_index: true, ..leaf(0xd, eax, ebx, ecx, 0) };
+    let mut first = host();
+    first.extend([component(2, 256, 576, 0), component(9, 8, 832, 0), component(11, 16, 0, 1)]);
+    let snapshot = snapshot(&first);
+    snapshot.check(&first, 4096).unwrap();
+
+    let mut intel = first.clone();
+    change(&mut intel, 0, 0, |leaf| leaf.ebx = 0x756e_6547);
+    let error = snapshot.check(&intel, 4096).unwrap_err();
+    assert!(matches!(error, IncompatibleCpu::Vendor { .. }), "{error}");
+
+    let mut narrow = first.clone();
+    change(&mut narrow, 0x8000_0008, 0, |leaf| leaf.eax = 0x2828);
+    let error = snapshot.check(&narrow, 4096).unwrap_err();
+    assert!(matches!(error, IncompatibleCpu::AddressBits { host: 40, .. }), "{error}");
+
+    let error = snapshot.check(&first, 4095).unwrap_err();
+    assert!(matches!(error, IncompatibleCpu::XsaveSize { saved: 4096, host: 4095 }), "{error}");
+
+    let mut moved = first.clone();
+    change(&mut moved, 0xd, 9, |leaf| leaf.ebx = 2688);
+    // A supervisor's component isn't in the standard format.
+    change(&mut moved, 0xd, 11, |leaf| leaf.eax = 24);
+    let error = snapshot.check(&moved, 4096).unwrap_err();
+    assert_eq!(error, IncompatibleCpu::XsaveLayout { number: 9 });
+}

@@ -1,7 +1,7 @@
 use std::thread;
 
 use super::*;
-use crate::vcpu::testing::{CODE, DATA, MMIO, TinyVm};
+use crate::vcpu::testing::{CODE, DATA, TinyVm};
 
 /// `in al, dx; mov [DATA], al; hlt`
 const READ_PORT: &[u8] = &[0xec, 0xa2, 0x00, 0x20, 0xf4];
@@ -31,7 +31,7 @@ fn wait_for_progress(machine: &TinyVm, before: u8) {
 fn access_that_a_pause_interrupts_is_completed_once_before_the_vcpu_parks() {
     for (code, length, read) in [(READ_PORT, 1, true), (READ_MMIO, 3, true), (WRITE_MMIO, 3, false)]
     {
-        let machine = TinyVm::new(code);
+        let Some(machine) = TinyVm::new(code) else { return };
         let (arrived, go) = machine.device.hold_next();
         let vcpu = spawn(machine.vcpu(0)).unwrap();
         arrived.recv().unwrap();
@@ -50,7 +50,7 @@ fn access_that_a_pause_interrupts_is_completed_once_before_the_vcpu_parks() {
 
 #[test]
 fn vcpu_that_starts_paused_enters_the_guest_with_the_first_resume() {
-    let machine = TinyVm::new(COUNT);
+    let Some(machine) = TinyVm::new(COUNT) else { return };
     let vcpu = spawn_paused(machine.vcpu(0)).unwrap();
     vcpu.wait_paused().unwrap();
     assert_eq!(vcpu.call(|fd| fd.get_regs().unwrap().rip), Ok(CODE));
@@ -61,7 +61,7 @@ fn vcpu_that_starts_paused_enters_the_guest_with_the_first_resume() {
 
 #[test]
 fn paused_vcpu_stands_still_and_goes_on_after_each_of_many_pauses() {
-    let machine = TinyVm::new(COUNT);
+    let Some(machine) = TinyVm::new(COUNT) else { return };
     let vcpu = spawn(machine.vcpu(0)).unwrap();
     for _ in 0..300 {
         vcpu.request_pause();
@@ -79,7 +79,7 @@ fn paused_vcpu_stands_still_and_goes_on_after_each_of_many_pauses() {
 #[test]
 fn pause_that_is_taken_back_at_once_loses_nothing() {
     for code in [COUNT, OUT] {
-        let machine = TinyVm::new(code);
+        let Some(machine) = TinyVm::new(code) else { return };
         let vcpu = spawn(machine.vcpu(0)).unwrap();
         for _ in 0..300 {
             vcpu.request_pause();
@@ -101,7 +101,7 @@ fn pause_that_is_taken_back_at_once_loses_nothing() {
 
 #[test]
 fn vcpus_that_sleep_in_the_kernel_can_be_paused_too() {
-    let machine = TinyVm::new(HALT);
+    let Some(machine) = TinyVm::new(HALT) else { return };
     // The second one waits for its INIT.
     let vcpus: Vec<_> =
         [machine.vcpu(0), machine.new_vcpu(1)].map(|vcpu| spawn(vcpu).unwrap()).into();
@@ -116,7 +116,7 @@ fn vcpus_that_sleep_in_the_kernel_can_be_paused_too() {
 
 #[test]
 fn state_of_a_running_or_ended_vcpu_is_out_of_reach() {
-    let machine = TinyVm::new(COUNT);
+    let Some(machine) = TinyVm::new(COUNT) else { return };
     let vcpu = spawn(machine.vcpu(0)).unwrap();
     let not_paused = VcpuError::NotPaused { index: 0 };
     assert_eq!(vcpu.wait_paused(), Err(not_paused));
@@ -129,7 +129,7 @@ fn state_of_a_running_or_ended_vcpu_is_out_of_reach() {
 
 #[test]
 fn paused_vcpu_stops_when_its_handle_is_dropped() {
-    let machine = TinyVm::new(COUNT);
+    let Some(machine) = TinyVm::new(COUNT) else { return };
     let vcpu = spawn(machine.vcpu(0)).unwrap();
     vcpu.request_pause();
     vcpu.wait_paused().unwrap();
@@ -141,7 +141,7 @@ fn paused_vcpu_stops_when_its_handle_is_dropped() {
 #[test]
 fn whoever_waits_for_a_vcpu_that_ends_the_machine_is_told() {
     // `ud2`, without an interrupt table.
-    let machine = TinyVm::new(&[0x0f, 0x0b]);
+    let Some(machine) = TinyVm::new(&[0x0f, 0x0b]) else { return };
     let vcpu = machine.vcpu(0);
     let mut special = vcpu.fd.get_sregs().unwrap();
     special.idt.limit = 0;
@@ -157,7 +157,7 @@ fn whoever_waits_for_a_vcpu_that_ends_the_machine_is_told() {
 
 #[test]
 fn panic_of_a_vcpu_ends_the_machine_and_its_orderly_end_does_not() {
-    let machine = TinyVm::new(COUNT);
+    let Some(machine) = TinyVm::new(COUNT) else { return };
     drop(spawn(machine.vcpu(0)).unwrap());
     assert_eq!(machine.stop.reason(), None);
     let vcpu = spawn_paused(machine.vcpu(1)).unwrap();
