@@ -22,3 +22,4 @@ pub use header::{CpuSummary, Kind, MemoryInfo, MemoryRegion, SnapshotHeader};
 pub use id::SnapshotId;
 pub use inspect::{Report, Verify, inspect};
 pub use merge::merge;
+pub use state::{FORMAT_VERSION, StateFile, read_header};

@@ -69,7 +69,7 @@ fn discard_in_region(region: &GuestRegion, from: u64, to: u64) -> io::Result<u64
 }
 
 /// Returns the size of the host's pages that back `region`. Its mapping starts at such a page.
-pub(crate) fn page_size(region: &GuestRegion) -> u64 {
+pub fn page_size(region: &GuestRegion) -> u64 {
     let ordinary = u64::try_from(rustix::param::page_size()).unwrap_or(LARGEST_PAGE);
     let flags = region.flags().cast_unsigned();
     if flags & libc::MAP_HUGETLB.cast_unsigned() != 0 {

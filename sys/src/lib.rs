@@ -6,6 +6,7 @@ pub mod file_lock;
 pub mod guest_io;
 pub mod inherited;
 pub mod memory;
+pub mod populated;
 pub mod signal;
 pub mod tap;
 pub mod uffd;

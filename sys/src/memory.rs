@@ -1,8 +1,11 @@
 //! The one type of guest memory that every crate shares, and what is known of its pages.
+#![expect(unsafe_code, reason = "madvise on guest memory")]
 
 use std::fmt;
+use std::io;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
+use rustix::mm::{Advice, madvise};
 use vm_memory::bitmap::{Bitmap, BitmapSlice, WithBitmapSlice};
 use vm_memory::mmap::NewBitmap;
 use vm_memory::{
@@ -39,12 +42,14 @@ pub struct PageTracking {
     dirty: Option<PageMap>,
     /// While set, [`discard`](crate::discard::discard) leaves the region alone.
     held: AtomicBool,
+    /// Whether pages that were never touched have a content that somebody else supplies.
+    lazy: AtomicBool,
 }
 
 impl PageTracking {
     /// Creates the tracking of a region of `len` bytes, with no page dirty.
     pub fn tracked(len: usize) -> Self {
-        Self { dirty: Some(PageMap::new(len)), held: AtomicBool::new(false) }
+        Self { dirty: Some(PageMap::new(len)), ..Self::default() }
     }
 
     /// Tells whether written pages are noted.
@@ -66,6 +71,16 @@ impl PageTracking {
     /// before it could be copied.
     pub fn hold(&self, held: bool) {
         self.held.store(held, Ordering::SeqCst);
+    }
+
+    /// Takes note that a page fault handler supplies the content of the region's missing pages.
+    pub(crate) fn set_lazy(&self) {
+        self.lazy.store(true, Ordering::SeqCst);
+    }
+
+    /// Tells whether a page fault handler supplies the content of the region's missing pages.
+    pub fn is_lazy(&self) -> bool {
+        self.lazy.load(Ordering::SeqCst)
     }
 
     /// Tells whether pages of the region may not be given back.
@@ -205,6 +220,17 @@ pub fn mark_dirty(memory: &GuestRam, address: GuestAddress, len: usize) {
     for slice in slices.flatten() {
         slice.bitmap().mark_dirty(0, slice.len());
     }
+}
+
+/// Has the host leave `region` out of the VMM's core dumps: what the guest has in memory is nobody
+/// else's business, and gigabytes of it.
+///
+/// # Errors
+/// What the operating system says.
+pub fn leave_out_of_dumps(region: &GuestRegion) -> io::Result<()> {
+    // SAFETY: the range is the mapping that `region` owns; the advice changes no content.
+    unsafe { madvise(region.as_ptr().cast(), region.size(), Advice::LinuxDontDump) }?;
+    Ok(())
 }
 
 /// Access to what is known of a region's pages.

@@ -10,7 +10,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 
 use vm_memory::GuestMemoryRegion;
 
-use crate::memory::GuestRegion;
+use crate::memory::{GuestRegion, RegionTracking};
 
 /// What can be asked of the kernel beyond the basics. Combine with `|`.
 pub mod feature {
@@ -142,12 +142,16 @@ impl Uffd {
     /// # Errors
     /// [`UffdError::Mapping`] for a kind of mapping that can't be, as a private one of a file.
     pub fn register(&self, region: &GuestRegion, mode: Mode) -> Result<(), UffdError> {
-        let mode = match mode {
+        let bits = match mode {
             Mode::Missing => MODE_MISSING,
             Mode::WriteProtect => MODE_WP,
         };
-        let mut argument = [region.as_ptr() as u64, region.len(), mode, 0];
-        self.ioctl(IOC_REGISTER, &mut argument).map_err(UffdError::Mapping)
+        let mut argument = [region.as_ptr() as u64, region.len(), bits, 0];
+        self.ioctl(IOC_REGISTER, &mut argument).map_err(UffdError::Mapping)?;
+        if mode == Mode::Missing {
+            region.tracking().set_lazy();
+        }
+        Ok(())
     }
 
     /// Ends [`register`](Self::register); threads that wait go on.
