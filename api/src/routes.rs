@@ -30,6 +30,7 @@ use crate::v1::VersionInfo;
 
 /// A request that has been read.
 #[derive(Clone, Debug, PartialEq)]
+#[expect(clippy::large_enum_variant, reason = "nearly all are actions, and each is passed on once")]
 pub enum Request {
     /// Something is asked of the VMM.
     Action(VmmAction),
