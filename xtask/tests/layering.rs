@@ -18,8 +18,17 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("benches", ANY),
 ];
 
-const ANY: &[&str] =
-    &["api", "sys", "arch", "arch-x86_64", "devices", "snapshot", "vmm", "vmctl", "integration-tests"];
+const ANY: &[&str] = &[
+    "api",
+    "sys",
+    "arch",
+    "arch-x86_64",
+    "devices",
+    "snapshot",
+    "vmm",
+    "vmctl",
+    "integration-tests",
+];
 
 /// What must stay out of the guest-facing process, directly or not.
 const NOT_IN_VMM: &[&str] =

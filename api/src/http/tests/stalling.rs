@@ -75,6 +75,18 @@ fn half_a_body_holds_up_nobody_and_is_refused() {
 }
 
 #[test]
+fn body_has_a_time_of_its_own() {
+    let fixture = Fixture::with_limits(Limits { header_timeout: SHORT, ..Limits::default() });
+    let mut slow = fixture.connect();
+    slow.send(b"PUT /mmds HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n");
+    for byte in [b"{", b" "] {
+        slow.send(byte);
+        std::thread::sleep(SHORT);
+    }
+    assert_eq!(slow.ask(b"}").status, 204);
+}
+
+#[test]
 fn client_that_reads_no_answer_holds_up_nobody_and_is_cut_off() {
     let fixture = Fixture::with_limits(Limits { write_timeout: SHORT, ..Limits::default() });
     let mut deaf = fixture.connect();
@@ -108,13 +120,14 @@ fn slow_action_and_idle_connection_outlive_the_timeouts() {
     let mut idle = fixture.connect();
     assert_eq!(idle.ask(GET_INFO).status, 200);
     let mut pausing = fixture.connect();
-    // The next request is there already: its time hasn't begun.
-    pausing.send(&[PAUSE, GET_INFO].concat());
+    pausing.send(PAUSE);
     let reply = fixture.next_held();
+    // The next request is there already: its time hasn't begun.
+    pausing.send(&GET_INFO[..10]);
     std::thread::sleep(SHORT * 3);
     reply.send(Ok(VmmData::Empty));
     assert_eq!(pausing.answer().status, 204);
-    assert_eq!(pausing.answer().status, 200);
+    assert_eq!(pausing.ask(&GET_INFO[10..]).status, 200);
     assert_eq!(idle.ask(GET_INFO).status, 200);
 }
 
