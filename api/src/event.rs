@@ -36,6 +36,11 @@ pub enum Event {
         /// When, by `CLOCK_MONOTONIC`.
         monotonic_ns: u64,
     },
+    /// The guest wrote to the boot timer's register: its `init` runs.
+    GuestBooted {
+        /// When, by `CLOCK_MONOTONIC`.
+        monotonic_ns: u64,
+    },
     /// The vCPUs and the devices stand still.
     Paused {
         /// When, by `CLOCK_MONOTONIC`.
@@ -245,6 +250,8 @@ pub enum ErrorKind {
     IoUringUnavailable,
     /// There are more devices than the machine has room for.
     TooManyDevices,
+    /// A snapshot can't be written or read, is damaged, or doesn't fit this host.
+    SnapshotUnusable,
     /// A vCPU can't go on: KVM reported an internal error or a failed entry.
     VcpuFailed,
     /// Whatever has no kind of its own.

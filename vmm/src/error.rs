@@ -5,10 +5,13 @@ use std::path::PathBuf;
 
 use api::config::{ConfigError, Field, Section};
 use api::event::{ErrorKind, Failure};
+use api::http::ServerError;
 use arch::{BootError, Image, LayoutError};
 use devices::BusError;
 
 use crate::host_probe::HostError;
+use crate::vcpu::VcpuError;
+use crate::x86_64::StateError;
 
 /// Why a machine can't be built or run.
 #[derive(Debug, thiserror::Error)]
@@ -98,6 +101,23 @@ pub enum VmmError {
         /// What it met.
         reason: String,
     },
+    /// A vCPU can't do what it's asked.
+    #[error(transparent)]
+    Vcpu(#[from] VcpuError),
+    /// The VM's state can't be read or set.
+    #[error(transparent)]
+    State(#[from] StateError),
+    /// The API's socket can't be served.
+    #[error("can't offer the API")]
+    Api(#[from] ServerError),
+    /// A snapshot can't be written or read, or doesn't fit this host.
+    #[error("can't {what}")]
+    Snapshot {
+        /// What it was for.
+        what: String,
+        /// What went wrong.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
     /// Two devices claim the same address: a mistake in the layout.
     #[error("two devices claim the same address")]
     Bus(#[from] BusError),
@@ -117,6 +137,14 @@ impl VmmError {
     /// Says that `call` can't take that much at once.
     pub fn kvm_limit(call: &'static str) -> Self {
         Self::Kvm { call, source: kvm_ioctls::Error::new(libc::E2BIG) }
+    }
+
+    /// Wraps whatever kept a snapshot from being made or used: "can't {what}".
+    pub fn snapshot(
+        what: impl Into<String>,
+        source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
+    ) -> Self {
+        Self::Snapshot { what: what.into(), source: source.into() }
     }
 
     /// Returns what the parent process is told.
@@ -141,7 +169,17 @@ impl VmmError {
             Self::TooManyDevices { .. } => ErrorKind::TooManyDevices,
             Self::Kvm { .. } | Self::RefusedMsr { .. } => ErrorKind::KvmUnable,
             Self::VcpuFailed { .. } => ErrorKind::VcpuFailed,
-            Self::Os { .. } | Self::Bus(_) => ErrorKind::Internal,
+            Self::Api(ServerError::InUse { .. } | ServerError::NotASocket { .. }) => {
+                ErrorKind::SocketInUse
+            }
+            Self::Api(_) => ErrorKind::OutputDenied,
+            Self::Snapshot { .. } => ErrorKind::SnapshotUnusable,
+            Self::State(StateError::Malformed { .. } | StateError::VcpuCount { .. })
+            | Self::Vcpu(_)
+            | Self::Os { .. }
+            | Self::Bus(_) => ErrorKind::Internal,
+            Self::State(StateError::Template(_)) => ErrorKind::ConfigInvalid,
+            Self::State(_) => ErrorKind::KvmUnable,
         }
     }
 

@@ -1,41 +1,125 @@
-//! Tells whoever started this process how the machine fares.
+//! Tells whoever is interested how the machine fares: the process that started this one, a file
+//! that outlives it, and the API's clients.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::fd::RawFd;
-use std::sync::{Mutex, PoisonError};
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
 
 use api::event::Event;
+use api::ext::Timeline;
+use api::http::EventHub;
 use rustix::process::Signal;
 
-/// Where events go: the descriptor that the parent handed down, or nowhere.
-#[derive(Debug, Default)]
-pub struct Status(Option<Mutex<File>>);
+/// How many events a timeline has at most.
+const TIMELINE_EVENTS: usize = 64;
+
+/// Where events go. Clones share the destinations.
+#[derive(Clone, Default)]
+pub struct Status(Arc<Destinations>);
+
+#[derive(Default)]
+struct Destinations {
+    /// The descriptor that the parent handed down.
+    parent: Mutex<Option<File>>,
+    /// The file for whoever looks later.
+    log: Mutex<Option<File>>,
+    /// The API's clients.
+    hub: Arc<EventHub>,
+    /// The first events, as long as there is room.
+    first: Mutex<Vec<Event>>,
+}
+
+/// What becomes of this process when the one that started it ends.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parent {
+    /// It's killed.
+    Binds,
+    /// It goes on.
+    MayLeave,
+}
 
 impl Status {
-    /// Takes over descriptor `number`, has this process end when its parent does, and sends the
-    /// first event.
+    /// Takes over descriptor `number` and, if the parent binds this process, has it end when its
+    /// parent does.
     ///
     /// Must come before anything opens a file.
     ///
     /// # Errors
-    /// When there is no such descriptor, or nobody reads it any more: the parent is gone already.
-    pub fn inherit(number: RawFd) -> io::Result<Self> {
-        let mut file = File::from(sys::inherited::take(number)?);
-        rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
-        // A parent that ended before the line above would go unnoticed, but for this.
-        Event::ProcessStarted { monotonic_ns: monotonic_ns() }.write_line(&mut file)?;
-        Ok(Self(Some(Mutex::new(file))))
+    /// When there is no such descriptor.
+    pub fn inherit(number: RawFd, parent: Parent) -> io::Result<Self> {
+        let file = File::from(sys::inherited::take(number)?);
+        if parent == Parent::Binds {
+            rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        }
+        let status = Self::default();
+        *lock(&status.0.parent) = Some(file);
+        Ok(status)
+    }
+
+    /// Also appends events to the file at `path`.
+    ///
+    /// # Errors
+    /// When it can't be opened.
+    pub fn log_to(&self, path: &Path) -> io::Result<()> {
+        let file = OpenOptions::new().create(true).append(true).open(path)?;
+        *lock(&self.0.log) = Some(file);
+        Ok(())
+    }
+
+    /// Sends the first event, that the process started at `monotonic_ns`.
+    ///
+    /// # Errors
+    /// When the parent doesn't read any more: it had gone before it could bind this process.
+    pub fn started(&self, monotonic_ns: u64) -> io::Result<()> {
+        let event = Event::ProcessStarted { monotonic_ns };
+        for destination in [&self.0.parent, &self.0.log] {
+            if let Some(file) = &mut *lock(destination) {
+                event.write_line(file)?;
+            }
+        }
+        self.keep(&event);
+        self.0.hub.publish(&event);
+        Ok(())
+    }
+
+    /// Returns what the API's clients read.
+    pub fn hub(&self) -> &Arc<EventHub> {
+        &self.0.hub
     }
 
     /// Sends an event. A reader that went away is no reason to stop the machine.
     pub fn send(&self, event: &Event) {
-        let Some(file) = &self.0 else { return };
-        let mut file = file.lock().unwrap_or_else(PoisonError::into_inner);
-        if let Err(error) = event.write_line(&mut *file) {
-            log::warn!("nobody reads this VM's events: {error}");
+        for destination in [&self.0.parent, &self.0.log] {
+            let mut destination = lock(destination);
+            if let Some(file) = &mut *destination
+                && let Err(error) = event.write_line(file)
+            {
+                log::warn!("this VM's events can't be written any more: {error}");
+                *destination = None;
+            }
+        }
+        self.keep(event);
+        self.0.hub.publish(event);
+    }
+
+    /// Returns the first events: how the VM came up.
+    pub fn timeline(&self) -> Timeline {
+        let first = self.0.first.lock().unwrap_or_else(PoisonError::into_inner);
+        Timeline { events: first.clone() }
+    }
+
+    fn keep(&self, event: &Event) {
+        let mut first = self.0.first.lock().unwrap_or_else(PoisonError::into_inner);
+        if first.len() < TIMELINE_EVENTS {
+            first.push(event.clone());
         }
     }
+}
+
+fn lock(file: &Mutex<Option<File>>) -> std::sync::MutexGuard<'_, Option<File>> {
+    file.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// Returns `CLOCK_MONOTONIC` in nanoseconds.

@@ -126,6 +126,16 @@ impl Attacher {
         self.attached.iter().map(|(place, transport)| (*place, transport))
     }
 
+    /// Returns where the guest finds `place`, in words: a PCI function, or a window's address.
+    pub(super) fn address(&self, place: u8) -> String {
+        match &self.place {
+            Place::Pci(_) => format!("0000:00:{place:02x}.0"),
+            Place::Mmio { windows } => mmio_place(windows, place)
+                .map(|(window, _)| format!("{:#x}", window.start().0))
+                .unwrap_or_default(),
+        }
+    }
+
     /// Returns where the guest finds what is attached.
     pub(super) fn places(&self) -> VirtioPlaces {
         match &self.place {
@@ -181,7 +191,6 @@ impl Attacher {
 }
 
 /// Changes while the guest runs. Only PCI can announce them.
-#[cfg_attr(not(test), expect(dead_code, reason = "the control service is about to use it"))]
 impl Attacher {
     /// Attaches `device` and tells the guest. Returns its slot.
     ///

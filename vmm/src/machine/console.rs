@@ -7,14 +7,14 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use api::config::Field;
-use api::config::{ConsoleConfig, ConsoleDevice, ConsoleOutput as Destination, Section};
+use api::config::{ConsoleDevice, ConsoleOutput as Destination, Section, SerialConfig, VmConfig};
 use api::event::ErrorKind;
 use devices::Bus;
 use devices::console::{ConsoleInput, ConsoleOutput, ConsoleSocket, InputTarget};
-use devices::virtio::console::{Console as VirtioConsole, ConsolePort};
+use devices::legacy::SerialPort;
+use devices::virtio::console::ConsolePort;
 use event_manager::MutEventSubscriber;
 
-use super::attach::Attacher;
 use super::legacy;
 use crate::error::VmmError;
 use crate::interrupts::InterruptRouter;
@@ -26,33 +26,36 @@ const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 pub(super) struct Console {
     output: Arc<ConsoleOutput>,
     input: Option<Box<dyn MutEventSubscriber>>,
+    port: Option<Arc<ConsolePort>>,
 }
 
-/// Creates the console's device and both ends of its connection. There is a serial port even when
-/// the console is another device: kernels look for one.
+/// Creates the serial port and both ends of the console's connection. There is a serial port even
+/// when the console is another device: kernels look for one.
 ///
 /// # Errors
-/// When the output file can't be made, or a device can't be attached.
+/// When the output file can't be made, or the serial port can't be attached.
 pub(super) fn attach(
-    config: &ConsoleConfig,
+    config: &VmConfig,
     pio: &Bus,
     router: &InterruptRouter,
-    attacher: &mut Attacher,
-) -> Result<Console, VmmError> {
-    let (output, socket) = open_output(&config.output)?;
+) -> Result<(Console, Arc<SerialPort>), VmmError> {
+    let (output, socket) = open_output(&config.console.output, config.serial.as_ref())?;
     let output = Arc::new(output);
-    let target: Arc<dyn InputTarget> = match config.device {
-        ConsoleDevice::Serial => legacy::attach_serial(pio, router, Arc::clone(&output))?,
+    let attach_serial = |output| legacy::attach_serial(pio, router, output);
+    let (serial, port, target): (_, _, Arc<dyn InputTarget>) = match config.console.device {
+        ConsoleDevice::Serial => {
+            let serial = attach_serial(Arc::clone(&output))?;
+            (Arc::clone(&serial), None, serial)
+        }
         ConsoleDevice::Virtio => {
-            legacy::attach_serial(pio, router, Arc::new(ConsoleOutput::discard()))?;
+            let serial = attach_serial(Arc::new(ConsoleOutput::discard()))?;
             let port = ConsolePort::new(Arc::clone(&output))
                 .map_err(|source| VmmError::os("make the virtio console", source))?;
             let port = Arc::new(port);
-            attacher.attach(Box::new(VirtioConsole::new(Arc::clone(&port))))?;
-            port
+            (serial, Some(Arc::clone(&port)), port)
         }
     };
-    let input: Option<Box<dyn MutEventSubscriber>> = match (&config.output, socket) {
+    let input: Option<Box<dyn MutEventSubscriber>> = match (&config.console.output, socket) {
         (Destination::Stdio, _) => {
             let stdin = duplicate(std::io::stdin())?;
             Some(Box::new(ConsoleInput::new(stdin, target)))
@@ -60,10 +63,15 @@ pub(super) fn attach(
         (_, Some(socket)) => Some(Box::new(socket.serve(target))),
         (_, None) => None,
     };
-    Ok(Console { output, input })
+    Ok((Console { output, input, port }, serial))
 }
 
 impl Console {
+    /// Returns what a virtio console is connected to, if the console is one.
+    pub(super) fn port(&self) -> Option<&Arc<ConsolePort>> {
+        self.port.as_ref()
+    }
+
     /// Gives up the input, for an event loop to serve.
     pub(super) fn take_input(&mut self) -> Option<Box<dyn MutEventSubscriber>> {
         self.input.take()
@@ -84,9 +92,14 @@ impl Console {
 /// Opens where the guest's output goes, and the socket if that's one.
 fn open_output(
     destination: &Destination,
+    serial: Option<&SerialConfig>,
 ) -> Result<(ConsoleOutput, Option<ConsoleSocket>), VmmError> {
     let file = match destination {
-        Destination::Stdio => duplicate(std::io::stdout())?,
+        // The serial port's own file takes the place of standard output.
+        Destination::Stdio => match serial.and_then(|serial| serial.path.as_deref()) {
+            Some(path) => create(path)?.into(),
+            None => duplicate(std::io::stdout())?,
+        },
         Destination::File(path) => create(path)?.into(),
         Destination::Socket(path) => {
             let socket = listen(path)?;

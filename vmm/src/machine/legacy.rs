@@ -7,6 +7,7 @@ use devices::console::ConsoleOutput;
 use devices::legacy::{AcpiPm, I8042, MachineEvents, Pvpanic, Rtc, SerialPort, VmGenId};
 use devices::{Bus, InterruptLine, LogLimit};
 
+use super::state::LegacyState;
 use crate::error::VmmError;
 use crate::interrupts::InterruptRouter;
 use crate::stop::{StopReason, StopSignal};
@@ -33,19 +34,48 @@ impl MachineEvents for GuestRequests {
     }
 }
 
+/// The fixed-port devices that keep anything.
+pub(super) struct Legacy {
+    pub(super) serial: Arc<SerialPort>,
+    pub(super) rtc: Arc<Rtc>,
+}
+
+impl Legacy {
+    /// Saves them. vCPUs are paused.
+    pub(super) fn save(&self) -> LegacyState {
+        LegacyState { serial: self.serial.save(), rtc: self.rtc.save() }
+    }
+
+    /// Gives them their saved state.
+    ///
+    /// # Errors
+    /// [`VmmError::Snapshot`] when the state is damaged.
+    pub(super) fn restore(&self, state: LegacyState) -> Result<(), VmmError> {
+        let failed = |what| move |source| VmmError::snapshot(format!("restore {what}"), source);
+        self.serial.restore(state.serial).map_err(failed("the serial port"))?;
+        self.rtc.restore(&state.rtc).map_err(failed("the real-time clock"))
+    }
+
+    /// Raises the interrupts again that may have been lost.
+    pub(super) fn revive(&self) {
+        self.serial.revive();
+    }
+}
+
 /// Puts the fixed-port devices on the port bus.
 ///
 /// # Errors
 /// When two of them claim the same port: a mistake in the layout.
-pub(super) fn attach(pio: &Bus, stop: &Arc<StopSignal>) -> Result<(), VmmError> {
+pub(super) fn attach(pio: &Bus, stop: &Arc<StopSignal>) -> Result<Arc<Rtc>, VmmError> {
     let events: Arc<dyn MachineEvents> = Arc::new(GuestRequests(Arc::clone(stop)));
     let i8042 = Arc::new(I8042::new(Arc::clone(&events)));
     pio.insert(ports::I8042_COMMAND.base.into(), I8042::SIZE, i8042)?;
-    pio.insert(ports::RTC.base.into(), Rtc::SIZE, Arc::new(Rtc::new()))?;
+    let rtc = Arc::new(Rtc::new());
+    pio.insert(ports::RTC.base.into(), Rtc::SIZE, Arc::clone(&rtc) as _)?;
     let acpi = Arc::new(AcpiPm::new(Arc::clone(&events)));
     pio.insert(ports::ACPI.base.into(), AcpiPm::SIZE, acpi)?;
     pio.insert(ports::PVPANIC.base.into(), Pvpanic::SIZE, Arc::new(Pvpanic::new(events)))?;
-    Ok(())
+    Ok(rtc)
 }
 
 /// Creates the first serial port, which transmits to `output`, and puts it on the port bus.

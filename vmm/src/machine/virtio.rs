@@ -1,23 +1,26 @@
-//! Makes the virtio devices that a configuration asks for, in the guest's order.
+//! Makes the virtio devices that a configuration asks for.
 
 use std::sync::Arc;
 
 use api::config::{
-    BalloonConfig, CacheType, DiskFormat, DriveConfig, Field, IoEngine, NetConfig, RateLimiter,
-    Section, TokenBucket, VmConfig, VsockConfig,
+    BalloonConfig, CacheType, ConsoleDevice, DiskFormat, DriveConfig, EntropyConfig, Field,
+    IoEngine, MacAddr, MmdsConfig, NetConfig, RateLimiter, Section, TokenBucket, VmConfig,
+    VsockConfig,
 };
 use api::event::ErrorKind;
 use devices::disk::{Cache, Disk, DiskErrorKind, DiskOptions, Engine, Format};
 use devices::rate_limiter::{RateLimiterConfig, TokenBucketConfig};
-use devices::virtio::VirtioDevice;
 use devices::virtio::balloon::{Balloon, BalloonOptions, BalloonPort};
-use devices::virtio::block::{Block, BlockConfig, BlockError};
-use devices::virtio::net::{FrameBackend, Net, NetConfig as NetSettings, NetError};
+use devices::virtio::block::{Block, BlockConfig};
+use devices::virtio::console::{Console, ConsolePort};
+use devices::virtio::net::{FrameBackend, Net, NetConfig as NetSettings};
 use devices::virtio::rng::Rng;
 use devices::virtio::vsock::{Vsock, VsockConfig as VsockSettings, VsockError};
 use sys::tap::{Tap, TapError};
 
-use super::attach::Attacher;
+use super::Surroundings;
+use super::registry::{Handle, Made};
+use super::state::DeviceKey;
 use crate::error::VmmError;
 
 /// The size of each queue of a block device.
@@ -27,32 +30,68 @@ const BLOCK_QUEUE_SIZE: u16 = 256;
 const NET_QUEUE_SIZE: u16 = 256;
 
 /// Pages of 4 KiB in a MiB.
-const PAGES_PER_MIB: u64 = 256;
+pub(super) const PAGES_PER_MIB: u64 = 256;
 
-/// Makes and attaches all devices: drives first, so that the root disk is `/dev/vda`.
-///
-/// # Errors
-/// [`VmmError::Device`] with the part of the configuration, and what attaching refuses.
-pub(super) fn attach_all(config: &VmConfig, attacher: &mut Attacher) -> Result<(), VmmError> {
-    for (index, drive) in config.drives.iter().enumerate() {
-        attacher.attach(Box::new(make_block(drive, index)?))?;
+/// Lists the devices that a configuration asks for, in the guest's order: drives before network
+/// interfaces, so that the root disk is `/dev/vda`.
+pub(super) fn keys(config: &VmConfig) -> Vec<DeviceKey> {
+    let mut keys = Vec::new();
+    if config.console.device == ConsoleDevice::Virtio {
+        keys.push(DeviceKey::Console);
     }
-    for (index, net) in config.nets.iter().enumerate() {
-        attacher.attach(Box::new(make_net(net, index)?))?;
-    }
-    if let Some(vsock) = &config.vsock {
-        attacher.attach(Box::new(make_vsock(vsock)?))?;
-    }
-    if config.entropy.is_some() {
-        attacher.attach(Box::new(Rng::new()))?;
-    }
-    if let Some(balloon) = &config.balloon {
-        attacher.attach(make_balloon(balloon)?)?;
-    }
-    Ok(())
+    keys.extend(config.drives.iter().map(|drive| DeviceKey::Block(drive.id.clone())));
+    keys.extend(config.nets.iter().map(|net| DeviceKey::Net(net.id.clone())));
+    keys.extend(config.pmem.iter().map(|pmem| DeviceKey::Pmem(pmem.id.clone())));
+    let single = [
+        (config.vsock.is_some(), DeviceKey::Vsock),
+        (config.entropy.is_some(), DeviceKey::Rng),
+        (config.balloon.is_some(), DeviceKey::Balloon),
+        (config.memory_hotplug.is_some(), DeviceKey::Memory),
+    ];
+    keys.extend(single.into_iter().filter_map(|(wanted, key)| wanted.then_some(key)));
+    keys
 }
 
-fn make_block(drive: &DriveConfig, index: usize) -> Result<Block, VmmError> {
+/// Makes the device `key` of `config`; `console` is where the virtio console is connected to.
+///
+/// # Errors
+/// [`VmmError::Device`] with the part of the configuration.
+pub(super) fn make(
+    config: &VmConfig,
+    key: &DeviceKey,
+    around: &Surroundings,
+    console: Option<&Arc<ConsolePort>>,
+) -> Result<Made, VmmError> {
+    let missing = || {
+        let reason = "the configuration has no such device";
+        VmmError::snapshot(format!("make device {:?}", key.name()), reason)
+    };
+    match key {
+        DeviceKey::Block(id) => {
+            let index = config.drives.iter().position(|drive| drive.id == *id);
+            let index = index.ok_or_else(missing)?;
+            make_block(&config.drives[index], index)
+        }
+        DeviceKey::Net(id) => {
+            let index = config.nets.iter().position(|net| net.id == *id).ok_or_else(missing)?;
+            make_net(&config.nets[index], index, config.mmds.as_ref(), around)
+        }
+        DeviceKey::Vsock => make_vsock(config.vsock.as_ref().ok_or_else(missing)?),
+        DeviceKey::Rng => make_rng(config.entropy.as_ref().ok_or_else(missing)?),
+        DeviceKey::Balloon => make_balloon(config.balloon.as_ref().ok_or_else(missing)?),
+        DeviceKey::Console => {
+            let port = Arc::clone(console.ok_or_else(missing)?);
+            Ok(Made { device: Box::new(Console::new(port)), handle: Handle::Console })
+        }
+        DeviceKey::Pmem(_) | DeviceKey::Memory => Err(missing()),
+    }
+}
+
+/// Opens the image of `drive`.
+///
+/// # Errors
+/// [`VmmError::Device`], about the drive at `index` of the configuration.
+pub(super) fn open_disk(drive: &DriveConfig, index: usize) -> Result<Disk, VmmError> {
     let error =
         |key: &str, kind, source: Box<dyn std::error::Error + Send + Sync>| VmmError::Device {
             what: format!("drive {:?}", drive.id),
@@ -81,18 +120,28 @@ fn make_block(drive: &DriveConfig, index: usize) -> Result<Block, VmmError> {
             IoEngine::Async => Engine::IoUring,
         }),
     };
-    let disk = Disk::open(&options).map_err(|source| {
+    Disk::open(&options).map_err(|source| {
         let (key, kind) = disk_kind(source.kind());
         error(key, kind, Box::new(source))
-    })?;
+    })
+}
+
+fn make_block(drive: &DriveConfig, index: usize) -> Result<Made, VmmError> {
+    let disk = open_disk(drive, index)?;
     let settings = BlockConfig {
         serial: drive.serial.clone(),
         num_queues: drive.num_queues,
         queue_size: BLOCK_QUEUE_SIZE,
         rate_limit: rate_limit(&drive.rate_limiter),
     };
-    Block::new(&settings, disk)
-        .map_err(|source: BlockError| error("num_queues", ErrorKind::Internal, Box::new(source)))
+    let block = Block::new(&settings, disk).map_err(|source| VmmError::Device {
+        what: format!("drive {:?}", drive.id),
+        field: Field::drive(index, "num_queues"),
+        kind: ErrorKind::Internal,
+        source: Box::new(source),
+    })?;
+    let (control, metrics) = (Arc::clone(block.control()), Arc::clone(block.metrics()));
+    Ok(Made { device: Box::new(block), handle: Handle::Block { control, metrics } })
 }
 
 /// Returns which of a drive's keys an error is about, and its sort.
@@ -112,7 +161,12 @@ fn disk_kind(kind: DiskErrorKind) -> (&'static str, ErrorKind) {
     }
 }
 
-fn make_net(net: &NetConfig, index: usize) -> Result<Net, VmmError> {
+fn make_net(
+    net: &NetConfig,
+    index: usize,
+    mmds: Option<&MmdsConfig>,
+    around: &Surroundings,
+) -> Result<Made, VmmError> {
     let error =
         |key: &str, kind, source: Box<dyn std::error::Error + Send + Sync>| VmmError::Device {
             what: format!("network interface {:?}", net.id),
@@ -124,18 +178,22 @@ fn make_net(net: &NetConfig, index: usize) -> Result<Net, VmmError> {
         .map_err(|source| error("host_dev_name", tap_kind(&source), Box::new(source)))?;
     let backends = taps.into_iter().map(|tap| Box::new(tap) as Box<dyn FrameBackend>).collect();
     let settings = NetSettings {
-        mac: match net.mac {
-            Some(mac) => mac.octets(),
-            None => random_mac()?,
-        },
+        mac: net.mac.map_or_else(random_mac, |mac| Ok(mac.octets()))?,
         queue_pairs: net.num_queue_pairs,
         queue_size: NET_QUEUE_SIZE,
-        mtu: None,
+        mtu: net.mtu,
         rx_limit: rate_limit(&net.rx_rate_limiter),
         tx_limit: rate_limit(&net.tx_rate_limiter),
     };
-    Net::new(settings, backends)
-        .map_err(|source: NetError| error("num_queue_pairs", ErrorKind::Internal, Box::new(source)))
+    let net = if mmds.is_some_and(|mmds| mmds.nets.contains(&net.id)) {
+        Net::with_mmds(settings, backends, Arc::clone(&around.mmds))
+    } else {
+        Net::new(settings, backends)
+    };
+    let net =
+        net.map_err(|source| error("num_queue_pairs", ErrorKind::Internal, Box::new(source)))?;
+    let (control, metrics) = (net.control(), Arc::clone(net.metrics()));
+    Ok(Made { device: Box::new(net), handle: Handle::Net { control, metrics } })
 }
 
 fn tap_kind(error: &TapError) -> ErrorKind {
@@ -159,9 +217,23 @@ fn random_mac() -> Result<[u8; 6], VmmError> {
     Ok(mac)
 }
 
-fn make_vsock(vsock: &VsockConfig) -> Result<Vsock, VmmError> {
+/// Gives every interface whose configuration names no Ethernet address one: what a guest sees must
+/// come back from a snapshot.
+///
+/// # Errors
+/// When there is no randomness.
+pub(super) fn choose_addresses(config: &mut VmConfig) -> Result<(), VmmError> {
+    for net in config.nets.iter_mut().filter(|net| net.mac.is_none()) {
+        let mac = MacAddr::new(random_mac()?)
+            .map_err(|error| VmmError::os("choose an address", std::io::Error::other(error)))?;
+        net.mac = Some(mac);
+    }
+    Ok(())
+}
+
+fn make_vsock(vsock: &VsockConfig) -> Result<Made, VmmError> {
     let settings = VsockSettings { cid: vsock.guest_cid, path: vsock.uds_path.clone() };
-    Vsock::new(&settings).map_err(|source| {
+    let vsock = Vsock::new(&settings).map_err(|source| {
         let (key, kind) = match &source {
             VsockError::InvalidCid(_) => ("guest_cid", ErrorKind::ConfigInvalid),
             VsockError::PathTooLong { .. } => ("uds_path", ErrorKind::ConfigInvalid),
@@ -174,10 +246,18 @@ fn make_vsock(vsock: &VsockConfig) -> Result<Vsock, VmmError> {
             kind,
             source: Box::new(source),
         }
-    })
+    })?;
+    let metrics = Arc::clone(vsock.metrics());
+    Ok(Made { device: Box::new(vsock), handle: Handle::Vsock(metrics) })
 }
 
-fn make_balloon(config: &BalloonConfig) -> Result<Box<dyn VirtioDevice>, VmmError> {
+fn make_rng(entropy: &EntropyConfig) -> Result<Made, VmmError> {
+    let rng = Rng::with_limit(&rate_limit(&entropy.rate_limiter))
+        .map_err(|source| VmmError::os("make the source of randomness", source))?;
+    Ok(Made { device: Box::new(rng), handle: Handle::Rng })
+}
+
+fn make_balloon(config: &BalloonConfig) -> Result<Made, VmmError> {
     let port = BalloonPort::new().map_err(|source| VmmError::os("make the balloon", source))?;
     let pages =
         u32::try_from(config.amount_mib.saturating_mul(PAGES_PER_MIB)).map_err(|source| {
@@ -193,11 +273,13 @@ fn make_balloon(config: &BalloonConfig) -> Result<Box<dyn VirtioDevice>, VmmErro
         deflate_on_oom: config.deflate_on_oom,
         free_page_reporting: config.free_page_reporting,
     };
-    Ok(Box::new(Balloon::new(Arc::new(port), options)))
+    let port = Arc::new(port);
+    let balloon = Balloon::new(Arc::clone(&port), options);
+    Ok(Made { device: Box::new(balloon), handle: Handle::Balloon(port) })
 }
 
 /// Translates limits into the devices' own type.
-fn rate_limit(limiter: &RateLimiter) -> RateLimiterConfig {
+pub(super) fn rate_limit(limiter: &RateLimiter) -> RateLimiterConfig {
     let bucket = |bucket: TokenBucket| TokenBucketConfig {
         size: bucket.size,
         one_time_burst: bucket.one_time_burst.unwrap_or_default(),

@@ -187,6 +187,10 @@ impl VirtioTransport for VirtioMmio {
             .collect()
     }
 
+    fn is_active(&self) -> bool {
+        self.core().status() & super::status::DRIVER_OK != 0
+    }
+
     fn reset(&self) {
         self.core().reset();
     }

@@ -31,6 +31,9 @@ pub trait VirtioTransport: Send + Sync {
     /// Lists where the driver's writes notify the queues, in the order of their indices.
     fn notify_points(&self) -> Vec<NotifyPoint>;
 
+    /// Tells whether a driver has taken the device into use (DRIVER_OK).
+    fn is_active(&self) -> bool;
+
     /// Resets the device as a driver that writes 0 to its status would: its workers are joined.
     fn reset(&self);
 

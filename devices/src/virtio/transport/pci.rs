@@ -122,6 +122,10 @@ impl VirtioTransport for VirtioPci {
         self.registers.notify_points()
     }
 
+    fn is_active(&self) -> bool {
+        self.registers.core().status() & super::status::DRIVER_OK != 0
+    }
+
     fn reset(&self) {
         self.registers.core().reset();
     }

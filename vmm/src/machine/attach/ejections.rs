@@ -13,7 +13,6 @@ pub(in crate::machine) struct Ejections {
     event: EventFd,
 }
 
-#[cfg_attr(not(test), expect(dead_code, reason = "the control service is about to use it"))]
 impl Ejections {
     pub(super) fn new() -> Result<Self, VmmError> {
         let event = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)

@@ -10,7 +10,7 @@ use vmm_sys_util::eventfd::{EFD_NONBLOCK, EventFd};
 
 use super::*;
 use crate::machine::HostArch;
-use crate::memory::{self, Pages};
+use crate::memory::{self, Backing};
 
 const RAM_BYTES: u64 = 8 << 20;
 
@@ -29,7 +29,7 @@ struct Guest {
 
 fn guest(transport: Transport) -> Guest {
     let layout = HostArch::memory_layout(RAM_BYTES, 46).unwrap();
-    let memory = memory::allocate(&[(GuestAddress(0), RAM_BYTES)], Pages::Ordinary).unwrap();
+    let memory = memory::allocate(&[(GuestAddress(0), RAM_BYTES)], &Backing::default()).unwrap();
     let vm = Kvm::new().unwrap().create_vm().unwrap();
     vm.create_irq_chip().unwrap();
     let vm = Arc::new(vm);

@@ -1,0 +1,181 @@
+//! Changes the devices of a machine that is there.
+
+use api::ApiError;
+use api::config::{
+    BootSourceSpec, DriveBackend, DriveSpec, NetSpec, RateLimiter, TokenBucket, VmConfig, VmSpec,
+};
+use api::v1::{PatchDrive, PatchNet};
+
+use super::registry::Handle;
+use super::state::DeviceKey;
+use super::{Machine, virtio};
+use crate::error::VmmError;
+
+/// A kernel that no configuration is valid without.
+const SOME_KERNEL: &str = "/";
+
+impl Machine {
+    /// Exchanges a drive's image or its limits.
+    pub(crate) fn update_drive(&mut self, patch: &PatchDrive) -> Result<(), ApiError> {
+        let Some(index) = self.config.drives.iter().position(|drive| drive.id == patch.drive_id)
+        else {
+            return Err(no_such("drive", &patch.drive_id));
+        };
+        let key = DeviceKey::Block(patch.drive_id.clone());
+        let Some(Handle::Block { control, .. }) = self.devices.handle(&key) else {
+            return Err(no_such("drive", &patch.drive_id));
+        };
+        let mut drive = self.config.drives[index].clone();
+        if let Some(path) = &patch.path_on_host {
+            if drive.image().is_none() {
+                return Err(ApiError::bad_request(
+                    "a vhost-user drive has no image here: its back end changes it",
+                ));
+            }
+            drive.backend = DriveBackend::Image(path.clone());
+            let disk = virtio::open_disk(&drive, index).map_err(|error| refuse(&error))?;
+            control.change_disk(disk).map_err(|error| ApiError::from_chain(&error))?;
+        }
+        if let Some(limiter) = &patch.rate_limiter {
+            control.update_rate_limit(&virtio::rate_limit(limiter));
+            update(&mut drive.rate_limiter, limiter);
+        }
+        self.config.drives[index] = drive;
+        Ok(())
+    }
+
+    /// Replaces a network interface's limits.
+    pub(crate) fn update_net(&mut self, patch: &PatchNet) -> Result<(), ApiError> {
+        let missing = || no_such("network interface", &patch.iface_id);
+        let net = self.config.nets.iter_mut().find(|net| net.id == patch.iface_id);
+        let net = net.ok_or_else(missing)?;
+        let key = DeviceKey::Net(patch.iface_id.clone());
+        let Some(Handle::Net { control, .. }) = self.devices.handle(&key) else {
+            return Err(missing());
+        };
+        if let Some(limiter) = &patch.rx_rate_limiter {
+            control.update_rx_limit(&virtio::rate_limit(limiter));
+            update(&mut net.rx_rate_limiter, limiter);
+        }
+        if let Some(limiter) = &patch.tx_rate_limiter {
+            control.update_tx_limit(&virtio::rate_limit(limiter));
+            update(&mut net.tx_rate_limiter, limiter);
+        }
+        Ok(())
+    }
+
+    /// Adds a drive to the running guest, and returns its identifier.
+    pub(crate) fn plug_drive(&mut self, spec: DriveSpec) -> Result<String, ApiError> {
+        let mut config = self.checked(|added| added.drives = vec![spec])?;
+        let drive = config.drives.pop().ok_or_else(nothing)?;
+        if drive.is_root {
+            return Err(ApiError::bad_request(
+                "is_root_device is for the drive that the guest boots from",
+            ));
+        }
+        let key = DeviceKey::Block(drive.id.clone());
+        self.plug(key, |config| config.drives.push(drive))
+    }
+
+    /// Adds a network interface to the running guest, and returns its identifier.
+    pub(crate) fn plug_net(&mut self, spec: NetSpec) -> Result<String, ApiError> {
+        let mut config = self.checked(|added| added.network_interfaces = vec![spec])?;
+        virtio::choose_addresses(&mut config).map_err(|error| refuse(&error))?;
+        let net = config.nets.pop().ok_or_else(nothing)?;
+        let key = DeviceKey::Net(net.id.clone());
+        self.plug(key, |config| config.nets.push(net))
+    }
+
+    /// Makes the device `key` of the configuration that `add` makes, and tells the guest.
+    fn plug(
+        &mut self,
+        key: DeviceKey,
+        add: impl FnOnce(&mut VmConfig),
+    ) -> Result<String, ApiError> {
+        if self.devices.handle(&key).is_some() {
+            return Err(ApiError::bad_request(format!(
+                "this VM has a {} of the identifier {:?} already",
+                key.kind(),
+                key.name()
+            )));
+        }
+        let mut config = self.config.clone();
+        add(&mut config);
+        let made =
+            virtio::make(&config, &key, &self.around, None).map_err(|error| refuse(&error))?;
+        let id = key.name().to_owned();
+        self.devices.plug(key, made).map_err(|error| refuse(&error))?;
+        self.config = config;
+        Ok(id)
+    }
+
+    /// Asks the guest to give a drive up.
+    pub(crate) fn unplug_drive(&mut self, id: &str) -> Result<(), ApiError> {
+        self.unplug(&DeviceKey::Block(id.to_owned()))
+    }
+
+    /// Asks the guest to give a network interface up.
+    pub(crate) fn unplug_net(&mut self, id: &str) -> Result<(), ApiError> {
+        self.unplug(&DeviceKey::Net(id.to_owned()))
+    }
+
+    fn unplug(&mut self, key: &DeviceKey) -> Result<(), ApiError> {
+        if self.devices.handle(key).is_none() {
+            return Err(no_such(key.kind(), key.name()));
+        }
+        if self.devices.request_unplug(key) {
+            return Ok(());
+        }
+        Err(ApiError::bad_request(
+            "devices come and go over PCI only: this VM was started with the transport mmio",
+        ))
+    }
+
+    /// Drops the devices that the guest has given up, and returns their identifiers.
+    pub(crate) fn remove_ejected(&mut self) -> Vec<String> {
+        let removed = self.devices.remove_ejected();
+        for key in &removed {
+            match key {
+                DeviceKey::Block(id) => self.config.drives.retain(|drive| drive.id != *id),
+                DeviceKey::Net(id) => self.config.nets.retain(|net| net.id != *id),
+                DeviceKey::Pmem(id) => self.config.pmem.retain(|pmem| pmem.id != *id),
+                _ => {}
+            }
+        }
+        removed.iter().map(|key| key.name().to_owned()).collect()
+    }
+
+    /// Checks what a request adds by itself.
+    fn checked(&self, add: impl FnOnce(&mut VmSpec)) -> Result<VmConfig, ApiError> {
+        let boot_source = BootSourceSpec {
+            kernel_image_path: Some(SOME_KERNEL.into()),
+            ..BootSourceSpec::default()
+        };
+        let mut spec = VmSpec { boot_source: Some(boot_source), ..VmSpec::default() };
+        add(&mut spec);
+        Ok(spec.validate()?)
+    }
+}
+
+fn no_such(kind: &str, id: &str) -> ApiError {
+    ApiError::bad_request(format!("this VM has no {kind} of the identifier {id:?}"))
+}
+
+fn nothing() -> ApiError {
+    ApiError::internal("a device got lost on its way through the configuration")
+}
+
+fn refuse(error: &VmmError) -> ApiError {
+    ApiError::from_chain(error)
+}
+
+/// Changes the limits that `patch` mentions; one of size 0 is lifted.
+fn update(limiter: &mut RateLimiter, patch: &RateLimiter) {
+    let set = |old: &mut Option<TokenBucket>, new: Option<TokenBucket>| {
+        if let Some(new) = new {
+            *old = (new.size != 0 && new.refill_time != 0).then_some(new);
+        }
+    };
+    set(&mut limiter.bandwidth, patch.bandwidth);
+    set(&mut limiter.ops, patch.ops);
+}
