@@ -78,8 +78,8 @@ fn half_a_body_holds_up_nobody_and_is_refused() {
 fn body_has_a_time_of_its_own() {
     let fixture = Fixture::with_limits(Limits { header_timeout: SHORT, ..Limits::default() });
     let mut slow = fixture.connect();
-    slow.send(b"PUT /mmds HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\n\r\n");
-    for byte in [b"{", b" "] {
+    slow.send(b"PUT /mmds HTTP/1.1\r\nHost: x\r\nContent-Length: 5\r\n\r\n");
+    for byte in [b"{", b" ", b" ", b" "] {
         slow.send(byte);
         std::thread::sleep(SHORT);
     }
