@@ -23,8 +23,7 @@ pub(crate) use clock::ClockPolicy;
 pub(crate) use cpuid::HostCpuid;
 pub(crate) use restore::restore;
 pub(crate) use save::StateReader;
-pub use state::StateError;
-pub(crate) use state::{VcpuState, VmKvmState};
+pub(crate) use state::{StateError, VcpuState, VmKvmState};
 
 /// Creates the in-kernel interrupt controllers and gives KVM the pages that it needs on some
 /// processors. Must come before the first vCPU.

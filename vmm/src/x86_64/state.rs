@@ -63,11 +63,6 @@ pub(crate) struct VcpuState {
 }
 
 impl VcpuState {
-    /// Returns the vCPU's number, from 0.
-    pub(crate) fn index(&self) -> u8 {
-        self.index
-    }
-
     /// Returns what the vCPU's CPUID says.
     pub(crate) fn cpuid(&self) -> &[CpuidEntry] {
         &self.cpuid
