@@ -53,6 +53,8 @@ pub const UNLISTED_MSRS: &[RangeInclusive<u32>] = &[
 const UNSAVED_MSRS: &[RangeInclusive<u32>] = &[
     // IA32_TSC runs on: it has a place of its own in the state.
     IA32_TSC..=IA32_TSC,
+    // IA32_PERF_CAPABILITIES: no guest has performance counters.
+    0x345..=0x345,
     // IA32_VMX_BASIC to IA32_VMX_VMFUNC: no guest has VMX.
     0x480..=0x491,
     // Hyper-V's, which no guest is offered: writing one makes KVM emulate it from then on.
@@ -62,4 +64,20 @@ const UNSAVED_MSRS: &[RangeInclusive<u32>] = &[
 /// Says whether register `index`, if KVM lists it, is part of a vCPU's state.
 pub fn is_saved(index: u32) -> bool {
     !UNSAVED_MSRS.iter().any(|range| range.contains(&index))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_runs_on_or_no_guest_has_is_not_saved() {
+        for index in [IA32_TSC, 0x345, 0x480, 0x491, 0x4000_0000, 0x4000_0118] {
+            assert!(!is_saved(index), "{index:#x}");
+        }
+        let unlisted = UNLISTED_MSRS.iter().cloned().flatten();
+        for index in unlisted.chain([IA32_TSC_DEADLINE, 0x3b, 0x4b56_4d01, 0xc000_0081]) {
+            assert!(is_saved(index), "{index:#x}");
+        }
+    }
 }

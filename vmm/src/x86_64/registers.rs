@@ -2,7 +2,10 @@
 
 use arch_x86_64::msrs::{BOOT_MSRS, FPU_CONTROL_WORD, MXCSR};
 use arch_x86_64::registers::{BootState, SegmentRegister};
-use kvm_bindings::{Msrs, kvm_dtable, kvm_fpu, kvm_msr_entry, kvm_regs, kvm_segment};
+use kvm_bindings::{
+    KVM_REG_GUEST_SSP, Msrs, kvm_dtable, kvm_fpu, kvm_msr_entry, kvm_regs, kvm_segment,
+    kvm_x86_reg_kvm,
+};
 use kvm_ioctls::VcpuFd;
 
 use crate::error::VmmError;
@@ -55,6 +58,24 @@ pub(super) fn set_boot_state(vcpu: &VcpuFd, state: &BootState) -> Result<(), Vmm
         ..Default::default()
     };
     vcpu.set_regs(&general).map_err(|source| VmmError::kvm("KVM_SET_REGS", source))
+}
+
+/// Reads the current shadow stack's pointer; `None` where KVM gives its guests no shadow stacks.
+pub(super) fn shadow_stack(vcpu: &VcpuFd) -> Option<u64> {
+    let mut pointer = [0; size_of::<u64>()];
+    vcpu.get_one_reg(kvm_x86_reg_kvm(KVM_REG_GUEST_SSP), &mut pointer).ok()?;
+    Some(u64::from_le_bytes(pointer))
+}
+
+/// Sets what [`shadow_stack`] reads.
+///
+/// # Errors
+/// KVM's error number.
+pub(super) fn set_shadow_stack(vcpu: &VcpuFd, pointer: u64) -> Result<(), kvm_ioctls::Error> {
+    if shadow_stack(vcpu) == Some(pointer) {
+        return Ok(());
+    }
+    vcpu.set_one_reg(kvm_x86_reg_kvm(KVM_REG_GUEST_SSP), &pointer.to_le_bytes()).map(|_| ())
 }
 
 fn segment(register: &SegmentRegister) -> kvm_segment {

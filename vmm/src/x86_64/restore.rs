@@ -8,7 +8,7 @@ use kvm_ioctls::{VcpuFd, VmFd};
 use super::clock::{self, ClockPolicy};
 use super::raw::{self, XsaveSize};
 use super::state::{NameCall, StateError, VcpuState, VmKvmState};
-use super::{cpuid, msrs};
+use super::{cpuid, msrs, registers};
 use crate::vcpu::Vcpu;
 
 /// Gives `vm` and its new vCPUs the state of a saved VM.
@@ -89,6 +89,9 @@ fn set_registers(vcpu: &VcpuFd, state: &VcpuState, xsave: XsaveSize) -> Result<(
     // After the registers that say where the APIC is and in which mode, before the timer's deadline.
     vcpu.set_lapic(&state.lapic.0).call("KVM_SET_LAPIC")?;
     msrs::restore(vcpu, &state.msrs)?;
+    if let Some(pointer) = state.shadow_stack {
+        registers::set_shadow_stack(vcpu, pointer).call("KVM_SET_ONE_REG")?;
+    }
     // Last: setting registers forgets pending exceptions.
     vcpu.set_vcpu_events(&state.events.0).call("KVM_SET_VCPU_EVENTS")
 }

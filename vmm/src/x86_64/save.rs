@@ -11,7 +11,7 @@ use kvm_ioctls::{Kvm, VcpuFd, VmFd};
 use super::kvm_bytes::KvmBytes;
 use super::raw::XsaveSize;
 use super::state::{NameCall, StateError, VcpuState, VmKvmState};
-use super::{clock, cpuid, msrs, raw};
+use super::{clock, cpuid, msrs, raw, registers};
 use crate::error::VmmError;
 use crate::vcpu::VcpuHandle;
 
@@ -67,6 +67,7 @@ impl StateReader {
             debugregs: KvmBytes(vcpu.get_debug_regs().call("KVM_GET_DEBUGREGS")?),
             lapic: KvmBytes(vcpu.get_lapic().call("KVM_GET_LAPIC")?),
             msrs: msrs::read(vcpu, &self.msrs)?,
+            shadow_stack: registers::shadow_stack(vcpu),
             tsc: clock::save_tsc(&self.vm, vcpu)?,
             // Last: whatever the others made KVM queue is in it.
             events: KvmBytes(vcpu.get_vcpu_events().call("KVM_GET_VCPU_EVENTS")?),

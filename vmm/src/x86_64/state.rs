@@ -56,6 +56,10 @@ pub(crate) struct VcpuState {
     pub(super) lapic: KvmBytes<kvm_lapic_state>,
     /// Model-specific registers but for the time-stamp counter.
     pub(super) msrs: Vec<SavedMsr>,
+    /// The current shadow stack's pointer, which is in no other register while it is in use. None
+    /// on kernels before 6.18, whose guests have no shadow stacks.
+    #[serde(default)]
+    pub(super) shadow_stack: Option<u64>,
     /// Pending exceptions, interrupts and NMIs.
     pub(super) events: KvmBytes<kvm_vcpu_events>,
     /// The time-stamp counter.
