@@ -2,8 +2,9 @@
 //!
 //! The format is that of Firecracker's `--config-file`, so that its users' files work, with
 //! additions of our own (a drive's `format`, `serial` and `num_queues`, an interface's
-//! `num_queue_pairs`, the machine's `transport`, `console`). A key that nobody knows is refused; a
-//! key of Firecracker's that isn't honoured is accepted at its default value only.
+//! `num_queue_pairs`, the machine's `transport`, `console`). A key that nobody knows is refused;
+//! the two of Firecracker's that aren't honoured, the machine's `smt` and `cpu_template`, are
+//! accepted at their default values only.
 //!
 //! ```text
 //! JSON or flags ──> VmSpec ──validate──> VmConfig ──Serialize──> JSON that reads back the same

@@ -273,6 +273,37 @@ mod tests {
     }
 
     #[test]
+    fn events_of_a_running_vm_read_back_as_they_were_written() {
+        for (event, text) in [
+            (Event::Paused { monotonic_ns: 1 }, r#"{"event":"paused","monotonic_ns":1}"#),
+            (Event::Resumed { monotonic_ns: 1 }, r#"{"event":"resumed","monotonic_ns":1}"#),
+            (
+                Event::SnapshotCreated { snapshot_path: "s".into(), monotonic_ns: 1 },
+                r#"{"event":"snapshot_created","snapshot_path":"s","monotonic_ns":1}"#,
+            ),
+            (
+                Event::SnapshotLoaded { snapshot_path: "s".into(), monotonic_ns: 1 },
+                r#"{"event":"snapshot_loaded","snapshot_path":"s","monotonic_ns":1}"#,
+            ),
+            (
+                Event::Forked { snapshot_path: "s".into(), paused_ns: 2, monotonic_ns: 1 },
+                r#"{"event":"forked","snapshot_path":"s","paused_ns":2,"monotonic_ns":1}"#,
+            ),
+            (
+                Event::DeviceAdded { id: "d".to_owned(), monotonic_ns: 1 },
+                r#"{"event":"device_added","id":"d","monotonic_ns":1}"#,
+            ),
+            (
+                Event::DeviceRemoved { id: "d".to_owned(), monotonic_ns: 1 },
+                r#"{"event":"device_removed","id":"d","monotonic_ns":1}"#,
+            ),
+        ] {
+            assert_eq!(serde_json::to_string(&event).unwrap(), text);
+            assert_eq!(Event::parse_line(text.as_bytes()).unwrap(), event);
+        }
+    }
+
+    #[test]
     fn failure_carries_each_cause_once_and_its_field() {
         #[derive(Debug, thiserror::Error)]
         #[error("outer")]

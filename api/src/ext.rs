@@ -6,9 +6,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use crate::config::VmSpec;
+use crate::error::ApiError;
 use crate::event::Event;
 use crate::schema::{HostPath, ResourceId};
-use crate::v1::InstanceState;
+use crate::v1::{InstanceState, check};
 
 /// The body of `POST /ext/v1/shutdown`; it may be left out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -52,6 +53,24 @@ pub struct ForkParams {
     /// Where each drive that the guest can write goes; all of them must be named.
     #[serde(default)]
     pub drives: Vec<ForkDrive>,
+}
+
+impl ForkParams {
+    /// Checks what can be without the host and the VM.
+    ///
+    /// # Errors
+    /// A path that no file can have, one path for two files, or a drive that's named twice.
+    pub fn check(&self) -> Result<(), ApiError> {
+        check::distinct_ids("drives", self.drives.iter().map(|drive| drive.drive_id.as_str()))?;
+        let drives = self.drives.iter().enumerate().map(|(index, drive)| {
+            (format!("drives[{index}].path_on_host"), drive.path_on_host.as_path())
+        });
+        let files = [
+            ("snapshot_path".to_owned(), self.snapshot_path.as_path()),
+            ("mem_file_path".to_owned(), self.mem_file_path.as_path()),
+        ];
+        check::distinct_files(files.into_iter().chain(drives))
+    }
 }
 
 /// Where a drive goes when a VM is forked.

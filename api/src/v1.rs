@@ -5,6 +5,7 @@
 //! more.
 
 mod balloon;
+pub(crate) mod check;
 mod instance;
 mod memory;
 mod snapshot;

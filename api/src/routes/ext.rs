@@ -57,7 +57,11 @@ pub(super) const ROUTES: &[Route] = &[
         )
         .gives::<ForkReport>()
         .seen_by(DETAILS)
-        .asks(|call| call.read(&[]).map(VmmAction::Fork)),
+        .asks(|call| {
+            let fork: ForkParams = call.read(&[])?;
+            fork.check()?;
+            Ok(VmmAction::Fork(fork))
+        }),
     post("/ext/v1/shutdown", "extShutdown")
         .about("Presses the guest's power button, and kills the VM at the deadline")
         .may_take::<ShutdownParams>(r#"{"timeout_ms": 10000}"#)

@@ -11,9 +11,9 @@ use crate::error::ApiError;
 use crate::schema::MmdsContents;
 use crate::v1::{
     ActionType, BalloonHintingStatus, BalloonStats, BalloonStatsUpdate, BalloonUpdate,
-    CreateSnapshotParams, InstanceAction, InstanceInfo, LoadSnapshotBody, MachinePatch,
-    MemoryHotplugStatus, MemoryHotplugUpdate, PatchDrive, PatchNet, PatchPmem, StartHinting,
-    TargetState, VersionInfo, VmTarget,
+    CreateSnapshotParams, InstanceAction, InstanceInfo, LoadSnapshotBody, LoadSnapshotParams,
+    MachinePatch, MemoryHotplugStatus, MemoryHotplugUpdate, PatchDrive, PatchNet, PatchPmem,
+    StartHinting, TargetState, VersionInfo, VmTarget,
 };
 
 /// What shows the effect of most changes.
@@ -102,7 +102,9 @@ pub(super) const ROUTES: &[Route] = &[
         .takes::<PatchDrive>(r#"{"drive_id": "rootfs", "path_on_host": "other.img"}"#)
         .seen_by(CONFIG)
         .asks(|call| {
-            call.read_with_id(&[], |drive: &PatchDrive| &drive.drive_id).map(VmmAction::UpdateDrive)
+            let patch = call.read_with_id(&[], |drive: &PatchDrive| &drive.drive_id)?;
+            patch.check()?;
+            Ok(VmmAction::UpdateDrive(patch))
         }),
     put("/entropy", "putEntropyDevice")
         .about("Adds a source of randomness; before the start")
@@ -215,7 +217,11 @@ pub(super) const ROUTES: &[Route] = &[
             r#"{"snapshot_path": "vm.state", "mem_file_path": "vm.mem"}"#,
         )
         .seen_by(&["describeInstance"])
-        .asks(|call| call.read(&[]).map(VmmAction::CreateSnapshot)),
+        .asks(|call| {
+            let create: CreateSnapshotParams = call.read(&[])?;
+            create.check()?;
+            Ok(VmmAction::CreateSnapshot(create))
+        }),
     put("/snapshot/load", "loadSnapshot")
         .about("Brings a saved VM back; before the start, with nothing but log and metrics set")
         .takes::<LoadSnapshotBody>(
@@ -223,7 +229,11 @@ pub(super) const ROUTES: &[Route] = &[
             "mem_backend": {"backend_type": "File", "backend_path": "vm.mem"}}"#,
         )
         .seen_by(&["describeInstance", "getExportVmConfig"])
-        .asks(|call| call.read(&[]).map(VmmAction::LoadSnapshot)),
+        .asks(|call| {
+            let load: LoadSnapshotParams = call.read(&[])?;
+            load.check()?;
+            Ok(VmmAction::LoadSnapshot(load))
+        }),
     get("/version", "getFirecrackerVersion")
         .about("The version of the VMM")
         .gives::<VersionInfo>()

@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::check;
 use crate::config::{DiskFormat, MacAddr};
+use crate::error::ApiError;
 use crate::schema::{EthernetAddress, HostPath, InterfaceName, SocketPath};
 
 /// The body of `PUT /snapshot/create`.
@@ -23,6 +25,19 @@ pub struct CreateSnapshotParams {
     /// snapshot before, which then becomes a full one.
     #[schema(value_type = HostPath)]
     pub mem_file_path: PathBuf,
+}
+
+impl CreateSnapshotParams {
+    /// Checks what can be without the host.
+    ///
+    /// # Errors
+    /// A path that no file can have, or one path for both files.
+    pub fn check(&self) -> Result<(), ApiError> {
+        check::distinct_files([
+            ("snapshot_path".to_owned(), self.snapshot_path.as_path()),
+            ("mem_file_path".to_owned(), self.mem_file_path.as_path()),
+        ])
+    }
 }
 
 /// What of a VM's memory is saved.
@@ -95,6 +110,40 @@ impl LoadSnapshotParams {
             new_identity: None,
             deprecated_keys: false,
         }
+    }
+
+    /// Checks what can be without the host and the snapshot.
+    ///
+    /// # Errors
+    /// A path that no file or socket can have, a device that's named twice, or a context
+    /// identifier that no guest can have.
+    pub fn check(&self) -> Result<(), ApiError> {
+        check::file("snapshot_path", &self.snapshot_path)?;
+        match self.mem_backend.backend_type {
+            MemoryBackendType::File => {
+                check::file("mem_backend.backend_path", &self.mem_backend.backend_path)?;
+            }
+            MemoryBackendType::Uffd => {
+                check::socket("mem_backend.backend_path", &self.mem_backend.backend_path)?;
+            }
+        }
+        let nets = self.network_overrides.iter().map(|net| net.iface_id.as_str());
+        check::distinct_ids("network_overrides", nets)?;
+        if let Some(vsock) = &self.vsock_override {
+            check::socket("vsock_override.uds_path", &vsock.uds_path)?;
+        }
+        let drives = self.drive_overrides.iter().map(|drive| drive.drive_id.as_str());
+        check::distinct_ids("drive_overrides", drives)?;
+        for drive in &self.drive_overrides {
+            check::file("drive_overrides.path_on_host", &drive.path_on_host)?;
+        }
+        if let Some(path) = &self.working_set_path {
+            check::file("working_set_path", path)?;
+        }
+        if let Some(path) = &self.record_working_set_path {
+            check::file("record_working_set_path", path)?;
+        }
+        self.new_identity.as_ref().map_or(Ok(()), NewIdentity::check)
     }
 }
 
@@ -245,6 +294,21 @@ pub struct NewIdentity {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 3, maximum = 4_294_967_294_u32)]
     pub guest_cid: Option<u32>,
+}
+
+impl NewIdentity {
+    fn check(&self) -> Result<(), ApiError> {
+        let nets = self.mac_addresses.iter().map(|mac| mac.iface_id.as_str());
+        check::distinct_ids("new_identity.mac_addresses", nets)?;
+        match self.guest_cid {
+            // 0 to 2 are the hypervisor, the loopback and the host; the last one is any.
+            Some(cid @ (0..=2 | u32::MAX)) => {
+                let problem = format!("{cid} is not from 3 to 4294967294");
+                Err(check::wrong("new_identity.guest_cid", &problem))
+            }
+            _ => Ok(()),
+        }
+    }
 }
 
 /// An interface's new Ethernet address.

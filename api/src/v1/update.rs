@@ -5,7 +5,9 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+use super::check;
 use crate::config::{HugePages, MachineSpec, RateLimiter, Transport};
+use crate::error::ApiError;
 use crate::schema::{HostPath, ResourceId};
 
 /// The body of `PATCH /drives/{drive_id}`. A bucket that's absent stays as it is; one whose size or
@@ -23,6 +25,16 @@ pub struct PatchDrive {
     /// New limits.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub rate_limiter: Option<RateLimiter>,
+}
+
+impl PatchDrive {
+    /// Checks what can be without the host.
+    ///
+    /// # Errors
+    /// A path that no file can have.
+    pub fn check(&self) -> Result<(), ApiError> {
+        self.path_on_host.as_ref().map_or(Ok(()), |path| check::file("path_on_host", path))
+    }
 }
 
 /// The body of `PATCH /network-interfaces/{iface_id}`. A bucket that's absent stays as it is; one

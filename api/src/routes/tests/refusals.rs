@@ -257,6 +257,19 @@ fn values_of_another_type_are_refused() {
 }
 
 #[test]
+fn socket_of_page_faults_has_a_path_of_a_socket() {
+    let body = |kind: &str, len: usize| {
+        let path = "x".repeat(len);
+        json!({ "snapshot_path": "s",
+                "mem_backend": { "backend_type": kind, "backend_path": path } })
+    };
+    action("PUT", "/snapshot/load", &body("Uffd", 107));
+    action("PUT", "/snapshot/load", &body("File", 108));
+    let error = refusal("PUT", "/snapshot/load", body("Uffd", 108).to_string().as_bytes());
+    assert!(error.message.contains("108 bytes long"), "{error}");
+}
+
+#[test]
 fn single_bodies_are_refused_for_their_own_reasons() {
     for (method, path, body, expected) in [
         ("PUT", "/actions", r#"{"action_type":"Reboot"}"#, "unknown variant `Reboot`"),
@@ -353,6 +366,89 @@ fn single_bodies_are_refused_for_their_own_reasons() {
             r#"{"snapshot_path":"s","mem_file_path":"m","drive_overrides":[{"drive_id":"a"}]}"#,
             "missing field `path_on_host`",
         ),
+        (
+            "PUT",
+            "/snapshot/create",
+            r#"{"snapshot_path":"s","mem_file_path":""}"#,
+            "mem_file_path: is empty",
+        ),
+        (
+            "PUT",
+            "/snapshot/create",
+            r#"{"snapshot_path":"s","mem_file_path":"s"}"#,
+            "mem_file_path: \"s\" is named twice",
+        ),
+        (
+            "PUT",
+            "/snapshot/create",
+            r#"{"snapshot_path":"a\u0000b","mem_file_path":"m"}"#,
+            "snapshot_path: has a NUL",
+        ),
+        (
+            "PUT",
+            "/snapshot/load",
+            r#"{"snapshot_path":"","mem_file_path":"m"}"#,
+            "snapshot_path: is empty",
+        ),
+        (
+            "PUT",
+            "/snapshot/load",
+            r#"{"snapshot_path":"s","mem_file_path":""}"#,
+            "mem_backend.backend_path: is empty",
+        ),
+        (
+            "PUT",
+            "/snapshot/load",
+            r#"{"snapshot_path":"s","mem_file_path":"m","vsock_override":{"uds_path":""}}"#,
+            "vsock_override.uds_path: is empty",
+        ),
+        (
+            "PUT",
+            "/snapshot/load",
+            r#"{"snapshot_path":"s","mem_file_path":"m","new_identity":{"guest_cid":2}}"#,
+            "new_identity.guest_cid: 2 is not from 3",
+        ),
+        (
+            "PUT",
+            "/snapshot/load",
+            r#"{"snapshot_path":"s","mem_file_path":"m","new_identity":{"guest_cid":4294967295}}"#,
+            "new_identity.guest_cid: 4294967295",
+        ),
+        (
+            "PUT",
+            "/snapshot/load",
+            r#"{"snapshot_path":"s","mem_file_path":"m","drive_overrides":[
+            {"drive_id":"a","path_on_host":"x"},{"drive_id":"a","path_on_host":"y"}]}"#,
+            "drive_overrides: \"a\" is there twice",
+        ),
+        (
+            "PUT",
+            "/snapshot/load",
+            r#"{"snapshot_path":"s","mem_file_path":"m","network_overrides":[
+            {"iface_id":"","host_dev_name":"x"}]}"#,
+            "network_overrides: an identifier is empty",
+        ),
+        (
+            "PUT",
+            "/snapshot/load",
+            r#"{"snapshot_path":"s","mem_file_path":"m","record_working_set_path":""}"#,
+            "record_working_set_path: is empty",
+        ),
+        (
+            "POST",
+            "/ext/v1/fork",
+            r#"{"snapshot_path":"s","mem_file_path":"m","drives":[
+            {"drive_id":"a","path_on_host":"m"}]}"#,
+            "drives[0].path_on_host: \"m\" is named twice",
+        ),
+        (
+            "POST",
+            "/ext/v1/fork",
+            r#"{"snapshot_path":"s","mem_file_path":"m","drives":[
+            {"drive_id":"a","path_on_host":"x"},{"drive_id":"a","path_on_host":"y"}]}"#,
+            "drives: \"a\" is there twice",
+        ),
+        ("PATCH", "/drives/a", r#"{"drive_id":"a","path_on_host":""}"#, "path_on_host: is empty"),
         ("POST", "/ext/v1/fork", r#"{"snapshot_path":"s"}"#, "missing field `mem_file_path`"),
         ("POST", "/ext/v1/shutdown", r#"{"timeout_ms":-1}"#, "`-1`"),
         ("POST", "/ext/v1/shutdown", r#"{"timeout_ms":86400001}"#, "is more than 86400000"),
