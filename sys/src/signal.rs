@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Read};
 use std::os::fd::{AsRawFd, FromRawFd, RawFd};
 
-use libc::{c_int, c_void, siginfo_t, signalfd_siginfo};
+use libc::{c_int, signalfd_siginfo};
 
 /// A non-blocking file descriptor that becomes readable when one of its signals is pending for the
 /// process.
@@ -66,14 +66,25 @@ pub fn kick_signal() -> c_int {
     vmm_sys_util::signal::SIGRTMIN()
 }
 
-/// Installs an empty handler for [`kick_signal`], so that it interrupts system calls and does
-/// nothing else.
+/// Installs an empty handler for [`kick_signal`]: it brings a vCPU out of `KVM_RUN`, and nothing
+/// else comes of it.
+///
+/// A vCPU's thread is also kicked while it serves a device, whose system calls then go on as if
+/// nothing had happened (`SA_RESTART`, signal(7)). `KVM_RUN` isn't among those that can be restarted.
 ///
 /// # Errors
 /// When the handler can't be installed.
 pub fn install_kick_handler() -> io::Result<()> {
-    extern "C" fn nothing(_: c_int, _: *mut siginfo_t, _: *mut c_void) {}
-    vmm_sys_util::signal::register_signal_handler(kick_signal(), nothing).map_err(io::Error::from)
+    extern "C" fn nothing(_: c_int) {}
+    // SAFETY: all zeros are a valid `sigaction`: no flags, an empty mask, the default handler.
+    let mut action: libc::sigaction = unsafe { std::mem::zeroed() };
+    action.sa_sigaction = nothing as extern "C" fn(c_int) as libc::sighandler_t;
+    action.sa_flags = libc::SA_RESTART;
+    // SAFETY:
+    // - `action` is initialised, and its handler touches nothing: it may run at any point.
+    // - A null old action is allowed and means that it isn't wanted.
+    let result = unsafe { libc::sigaction(kick_signal(), &action, std::ptr::null_mut()) };
+    if result == 0 { Ok(()) } else { Err(io::Error::last_os_error()) }
 }
 
 #[cfg(test)]
@@ -90,6 +101,25 @@ mod tests {
         assert_eq!(unsafe { libc::raise(signal) }, 0);
         assert_eq!(descriptor.next().unwrap(), Some(signal));
         assert_eq!(descriptor.next().unwrap(), None);
+    }
+
+    #[test]
+    fn kick_interrupts_no_system_call_of_a_device() {
+        install_kick_handler().unwrap();
+        let (reader, writer) = std::io::pipe().unwrap();
+        let (started, on_start) = std::sync::mpsc::channel();
+        let thread = std::thread::spawn(move || {
+            started.send(()).unwrap();
+            let mut byte = [0];
+            (rustix::io::read(&reader, &mut byte), byte)
+        });
+        on_start.recv().unwrap();
+        for _ in 0..100 {
+            vmm_sys_util::signal::Killable::kill(&thread, kick_signal()).unwrap();
+            std::thread::yield_now();
+        }
+        rustix::io::write(&writer, &[7]).unwrap();
+        assert_eq!(thread.join().unwrap(), (Ok(1), [7]));
     }
 
     #[test]
