@@ -69,9 +69,21 @@ impl ListOption {
         self.parse_with(|value| value.parse::<T>().map_err(|error| error.to_string()))
     }
 
-    /// A size, in bytes.
-    pub(crate) fn size(self) -> Result<u64, OptionError> {
-        self.parse_with(|value| size::parse(value).map_err(|error| error.to_string()))
+    /// A rate in tokens per second, at least 1.
+    pub(crate) fn rate(self) -> Result<u64, OptionError> {
+        self.parse_with(|value| {
+            value
+                .parse()
+                .map_err(|error: std::num::ParseIntError| error.to_string())
+                .and_then(positive)
+        })
+    }
+
+    /// A rate in bytes per second, at least 1.
+    pub(crate) fn byte_rate(self) -> Result<u64, OptionError> {
+        self.parse_with(|value| {
+            size::parse(value).map_err(|error| error.to_string()).and_then(positive)
+        })
     }
 
     /// One of a few words.
@@ -145,6 +157,10 @@ fn split(text: &str) -> Vec<String> {
         }
     }
     parts
+}
+
+fn positive(rate: u64) -> Result<u64, String> {
+    if rate == 0 { Err("a limit is at least 1".to_owned()) } else { Ok(rate) }
 }
 
 #[cfg(test)]

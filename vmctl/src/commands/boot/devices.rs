@@ -56,8 +56,8 @@ impl FromStr for DiskArg {
                     spec.io_engine = Some(option.word(&engines)?);
                 }
                 "cache" => spec.cache_type = Some(option.word(&CACHES)?),
-                "iops" => limits.ops = per_second(option.parse()?),
-                "bw" => limits.bandwidth = per_second(option.size()?),
+                "iops" => limits.ops = per_second(option.rate()?),
+                "bw" => limits.bandwidth = per_second(option.byte_rate()?),
                 "serial" => spec.serial = Some(option.text()?),
                 "queues" => spec.num_queues = Some(option.parse()?),
                 "format" => {
@@ -92,10 +92,10 @@ impl FromStr for NetArg {
                 "mac" => spec.guest_mac = Some(option.text()?),
                 "queues" => spec.num_queue_pairs = Some(option.parse()?),
                 "id" => spec.iface_id = option.text()?,
-                "rx-bw" => rx.bandwidth = per_second(option.size()?),
-                "tx-bw" => tx.bandwidth = per_second(option.size()?),
-                "rx-pps" => rx.ops = per_second(option.parse()?),
-                "tx-pps" => tx.ops = per_second(option.parse()?),
+                "rx-bw" => rx.bandwidth = per_second(option.byte_rate()?),
+                "tx-bw" => tx.bandwidth = per_second(option.byte_rate()?),
+                "rx-pps" => rx.ops = per_second(option.rate()?),
+                "tx-pps" => tx.ops = per_second(option.rate()?),
                 _ => return Err(option.unknown(KNOWN)),
             }
         }
@@ -210,6 +210,8 @@ mod tests {
             ("a,engine=aio", "engine=aio: expected sync or uring"),
             ("a,cache=none", "cache=none: expected writeback or unsafe or direct"),
             ("a,iops=-1", "iops=-1: invalid digit"),
+            ("a,iops=0", "iops=0: a limit is at least 1"),
+            ("a,bw=0M", "bw=0M: a limit is at least 1"),
             ("a,bw=10", "bw=10: a size needs a unit"),
             ("a,queues=65536", "queues=65536: number too large"),
             ("a,format=vmdk", "format=vmdk: expected raw or qcow2"),
