@@ -535,7 +535,9 @@ mod tests {
         assert!(!second.consume(1, 0), "the limit of operations wasn't mentioned");
         first.control().update(&RateLimiterConfig { bandwidth: None, ops: bucket(0, 0, 0) });
         let timer = second.timer().unwrap();
-        poll(&mut [PollFd::new(&timer, PollFlags::IN)], None).unwrap();
+        let patience = Timespec { tv_sec: 20, tv_nsec: 0 };
+        let woken = poll(&mut [PollFd::new(&timer, PollFlags::IN)], Some(&patience));
+        assert_eq!(woken.unwrap(), 1);
         second.acknowledge();
         assert!(second.consume(100, 10));
         assert!(!first.consume(1, 1), "the new limit of bytes is everybody's");

@@ -30,7 +30,7 @@ mod tests;
 use std::fmt;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -126,7 +126,9 @@ pub struct Disk {
     format: Format,
     engine: Engine,
     read_only: bool,
-    _lock: Option<Arc<FileLock>>,
+    /// Device and inode of the image.
+    identity: (u64, u64),
+    lock: Option<Arc<FileLock>>,
 }
 
 impl Disk {
@@ -135,9 +137,33 @@ impl Disk {
     /// # Errors
     /// [`DiskError`], which names the path.
     pub fn open(options: &DiskOptions) -> Result<Self, DiskError> {
+        Self::open_beside(options, None)
+    }
+
+    /// Opens what is to replace this disk: another image, or the same one, whose length has changed
+    /// meanwhile. The same image keeps its lock and its format; if it's qcow2 it can't be open
+    /// twice, and is refused as being in use.
+    ///
+    /// # Errors
+    /// [`DiskError`], which names the path.
+    pub fn open_replacement(&self, options: &DiskOptions) -> Result<Self, DiskError> {
+        Self::open_beside(options, Some(self))
+    }
+
+    fn open_beside(options: &DiskOptions, other: Option<&Self>) -> Result<Self, DiskError> {
         let path = options.path.as_path();
         let file = Arc::new(open_file(options)?);
-        let lock = lock(&file, options)?.map(Arc::new);
+        let metadata = file.metadata().map_err(|source| cannot_open(path, source))?;
+        let identity = (metadata.dev(), metadata.ino());
+        let same = other.filter(|other| other.is_open_again(identity, options));
+        let options = &DiskOptions {
+            format: same.map_or(options.format, |same| Some(same.format)),
+            ..options.clone()
+        };
+        let lock = match same {
+            Some(same) => same.lock.clone(),
+            None => lock(&file, options)?.map(Arc::new),
+        };
         let len = (&*file).seek(SeekFrom::End(0)).map_err(|source| cannot_open(path, source))?;
         if len == 0 {
             return Err(DiskError::Empty { path: path.to_owned() });
@@ -152,7 +178,14 @@ impl Disk {
             Format::Qcow2 => Arc::new(qcow2::Qcow2Disk::open(&file, options)?),
         };
         let path = path.to_owned();
-        Ok(Self { backend, path, format, engine, read_only: options.read_only, _lock: lock })
+        Ok(Self { backend, path, format, engine, read_only: options.read_only, identity, lock })
+    }
+
+    /// Tells whether the image `identity` is this one and may be open twice.
+    fn is_open_again(&self, identity: (u64, u64), options: &DiskOptions) -> bool {
+        self.identity == identity
+            && self.format == Format::Raw
+            && self.read_only == options.read_only
     }
 
     /// Returns the image's path as given.

@@ -207,3 +207,38 @@ fn refused_image_is_not_left_locked() {
     image.as_file().set_len(DISK_LEN).unwrap();
     Disk::open(&options).unwrap();
 }
+
+#[test]
+fn image_that_has_grown_can_be_opened_in_place_of_itself_and_stays_locked() {
+    let image = raw();
+    let options = DiskOptions::new(image.path());
+    let old = Disk::open(&options).unwrap();
+    assert_eq!(refused(&options).kind(), DiskErrorKind::InUse);
+    // What a guest wrote there makes no other format of it.
+    image.as_file().write_all_at(&QCOW2_MAGIC, 0).unwrap();
+    image.as_file().set_len(2 * DISK_LEN).unwrap();
+    let new = old.open_replacement(&options).unwrap();
+    assert_eq!((new.len_bytes(), new.format()), (2 * DISK_LEN, Format::Raw));
+    drop(old);
+    assert_eq!(refused(&options).kind(), DiskErrorKind::InUse);
+    let other = raw();
+    let other = new.open_replacement(&DiskOptions::new(other.path())).unwrap();
+    assert_eq!(other.len_bytes(), DISK_LEN);
+    drop(new);
+    Disk::open(&DiskOptions { format: Some(Format::Raw), ..options }).unwrap();
+}
+
+#[test]
+fn image_in_use_elsewhere_or_with_metadata_of_its_own_can_replace_nothing() {
+    let (mine, theirs) = (raw(), raw());
+    let disk = Disk::open(&DiskOptions::new(mine.path())).unwrap();
+    let _theirs = Disk::open(&DiskOptions::new(theirs.path())).unwrap();
+    let refused = disk.open_replacement(&DiskOptions::new(theirs.path())).unwrap_err();
+    assert_eq!(refused.kind(), DiskErrorKind::InUse);
+
+    let image = create(&std::env::temp_dir(), Format::Qcow2);
+    let options = DiskOptions::new(image.path());
+    let disk = Disk::open(&options).unwrap();
+    let refused = disk.open_replacement(&options).unwrap_err();
+    assert_eq!(refused.kind(), DiskErrorKind::InUse);
+}

@@ -1,5 +1,7 @@
 //! Machines that are saved in the middle of something, and state files that nobody should trust.
 
+use std::time::{Duration, Instant};
+
 use serde_json::{Value, json};
 use vm_memory::{Bytes, GuestAddress};
 
@@ -210,7 +212,9 @@ fn requests_in_flight_at_pause_complete_exactly_once<D: Driver>() {
                 driver.take_interrupts();
                 driver.transport().resume();
             }
+            let start = Instant::now();
             while used.len() < REQUESTS as usize {
+                assert!(start.elapsed() < Duration::from_secs(60), "only {used:?} came back");
                 used.extend(queue.used());
                 std::thread::yield_now();
             }

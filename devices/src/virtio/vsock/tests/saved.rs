@@ -106,7 +106,7 @@ fn connection_loses_no_byte_to_pauses_while_data_goes_both_ways() {
         }
     }
     host.join().unwrap();
-    assert!(pauses > 10);
+    assert!(pauses > 4);
     assert!(received == pattern(SIZE));
     let mut arrived = vec![0; sent.len()];
     program.read_exact(&mut arrived).unwrap();
