@@ -94,6 +94,30 @@ pub struct ForkReport {
     pub total_ns: u64,
     /// How many pages were saved at the guest's first write to them, ahead of their turn.
     pub faulted_pages: u64,
+    /// What became of each drive that the guest can write.
+    #[serde(default)]
+    pub drives: Vec<ForkedDrive>,
+}
+
+/// What became of a drive when its VM was forked.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct ForkedDrive {
+    /// The drive.
+    #[schema(value_type = ResourceId)]
+    pub drive_id: String,
+    /// The fork's image.
+    #[schema(value_type = HostPath)]
+    pub path_on_host: PathBuf,
+    /// The image that the fork's builds upon, if the file system couldn't share blocks between
+    /// independent files. From now on it may only be read.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<HostPath>)]
+    pub overlay_of: Option<PathBuf>,
+    /// The image that the VM itself writes to from now on, if it's another one than before; it
+    /// builds upon `overlay_of`, too.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<HostPath>)]
+    pub origin_path: Option<PathBuf>,
 }
 
 /// The answer to `GET /ext/v1/timeline`: how the VM came up, the earliest event first.

@@ -199,7 +199,10 @@ fn answers_have_the_status_and_the_form_that_clients_expect() {
             VmmData::HintingStatus(BalloonHintingStatus { host_cmd: 2, guest_cmd: None }),
             r#"{"host_cmd":2,"guest_cmd":null}"#,
         ),
-        (VmmData::Fork(ForkReport::default()), r#"{"paused_ns":0,"total_ns":0,"faulted_pages":0}"#),
+        (
+            VmmData::Fork(ForkReport::default()),
+            r#"{"paused_ns":0,"total_ns":0,"faulted_pages":0,"drives":[]}"#,
+        ),
         (VmmData::Metrics("vmm_up 1\n".to_owned()), "vmm_up 1\n"),
         (VmmData::Timeline(Timeline::default()), r#"{"events":[]}"#),
     ] {

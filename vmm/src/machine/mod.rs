@@ -15,6 +15,7 @@ mod change;
 mod console;
 mod counters;
 mod cpu_template;
+mod fork;
 mod legacy;
 mod registry;
 mod state;
@@ -29,6 +30,7 @@ use devices::mmds::Mmds;
 use devices::{EventFdLine, GuestRam, InterruptLine};
 use event_manager::MutEventSubscriber;
 use kvm_ioctls::VmFd;
+use snapshot::CpuSummary;
 
 use crate::error::VmmError;
 use crate::status::Status;
@@ -159,6 +161,11 @@ impl Machine {
     /// Returns guest memory.
     pub(crate) fn memory(&self) -> &GuestRam {
         &self.memory
+    }
+
+    /// Describes the guest's CPU in short.
+    pub(crate) fn cpu_summary(&self) -> CpuSummary {
+        self.cpuid.summary()
     }
 
     /// Returns KVM's handle, for the log of dirty pages.
