@@ -135,6 +135,16 @@ mod tests {
     }
 
     #[test]
+    fn missing_pages_that_a_handler_supplies_may_hold_anything() {
+        use crate::uffd::{Mode, Uffd};
+        let memory = GuestRam::from_ranges(&[(GuestAddress(0), SIZE)]).unwrap();
+        // Where it's forbidden, nobody can supply pages.
+        let Ok(uffd) = Uffd::new(0) else { return };
+        uffd.register(memory.iter().next().unwrap(), Mode::Missing).unwrap();
+        assert_eq!(bits(&memory), [u64::MAX, (1 << 36) - 1]);
+    }
+
+    #[test]
     fn private_mapping_of_a_file_may_hold_anything_anywhere() {
         assert_eq!(bits(&of_memfd(libc::MAP_PRIVATE)), [u64::MAX, (1 << 36) - 1]);
     }

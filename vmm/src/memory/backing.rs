@@ -4,8 +4,8 @@ use std::fs::File;
 use std::sync::Arc;
 
 use rustix::fs::{MemfdFlags, SealFlags};
-use snapshot::SnapshotError;
 use snapshot::memory::MemoryFile;
+use snapshot::{Kind, SnapshotError};
 use sys::guest_io::GuestIo;
 use sys::memory::{GuestRam, GuestRegion, PageTracking, RegionTracking, leave_out_of_dumps};
 use vm_memory::mmap::MmapRegionBuilder;
@@ -89,9 +89,10 @@ pub fn allocate_shared(
 /// in the guest. Replacing the file (as a new snapshot does) is no harm; the mapping keeps the old.
 ///
 /// # Errors
-/// [`VmmError::Memory`]; [`VmmError::Snapshot`] for huge pages, which a file can't provide (use
-/// [`load`]).
+/// [`VmmError::Memory`]; [`VmmError::Snapshot`] for a differential snapshot, and for huge pages,
+/// which a file can't provide (use [`load`]).
 pub fn map_snapshot(file: &MemoryFile, backing: &Backing) -> Result<GuestRam, VmmError> {
+    check_full(file)?;
     if backing.pages != Pages::Ordinary {
         let reason = "a snapshot's file can't be mapped in huge pages";
         return Err(VmmError::snapshot("map the snapshot's memory", reason));
@@ -106,8 +107,10 @@ pub fn map_snapshot(file: &MemoryFile, backing: &Backing) -> Result<GuestRam, Vm
 /// Allocates guest memory and reads the content of a snapshot's memory file into it.
 ///
 /// # Errors
-/// [`VmmError::Memory`], and [`VmmError::Snapshot`] when the file can't be read.
+/// [`VmmError::Memory`], and [`VmmError::Snapshot`] for a differential snapshot or a file that can't
+/// be read.
 pub fn load(file: &MemoryFile, backing: &Backing) -> Result<GuestRam, VmmError> {
+    check_full(file)?;
     let memory = allocate(&ranges(file), backing)?;
     let fail = |source: std::io::Error| {
         let path = file.path().to_owned();
@@ -134,6 +137,17 @@ pub fn load(file: &MemoryFile, backing: &Backing) -> Result<GuestRam, VmmError> 
         region.tracking().take();
     }
     Ok(memory)
+}
+
+/// What a differential file doesn't hold isn't zero: it's in its base.
+fn check_full(file: &MemoryFile) -> Result<(), VmmError> {
+    if file.kind() == Kind::Full {
+        return Ok(());
+    }
+    let reason = "it is differential: merge it with its base first".to_owned();
+    let path = file.path().to_owned();
+    let source = SnapshotError::Unsuitable { path, reason };
+    Err(VmmError::snapshot("restore the guest's memory", source))
 }
 
 /// Reads bytes `range` of the file to byte `at` of the region.

@@ -108,6 +108,19 @@ fn snapshot_cannot_be_mapped_in_huge_pages() {
     assert!(matches!(map_snapshot(&file, &backing), Err(VmmError::Snapshot { .. })));
 }
 
+#[test]
+fn differential_snapshot_is_not_taken_for_the_whole() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("mem");
+    let id = SnapshotId::random().unwrap();
+    let regions = [MemoryRegion { guest_address: 0, size_bytes: 8 << 12 }];
+    let writer = MemoryWriter::create(&path, id, Some(id), &regions).unwrap();
+    writer.finish().unwrap().file.publish().unwrap();
+    let file = MemoryFile::open(&path).unwrap();
+    assert!(matches!(map_snapshot(&file, &Backing::default()), Err(VmmError::Snapshot { .. })));
+    assert!(matches!(load(&file, &Backing::default()), Err(VmmError::Snapshot { .. })));
+}
+
 fn resident_kib() -> u64 {
     let status = std::fs::read_to_string("/proc/self/status").unwrap();
     let line = status.lines().find(|line| line.starts_with("VmRSS:")).unwrap();

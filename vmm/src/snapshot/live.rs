@@ -12,7 +12,7 @@
 
 use std::io;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 
 use snapshot::SnapshotError;
@@ -54,6 +54,8 @@ pub enum CaptureError {
 pub struct LiveCapture {
     thread: Option<JoinHandle<Result<WrittenMemory, CaptureError>>>,
     cancelled: Arc<AtomicBool>,
+    faulted: Arc<AtomicU64>,
+    ended: Arc<AtomicBool>,
     done: EventFd,
 }
 
@@ -68,21 +70,34 @@ impl LiveCapture {
     /// of a file or whose pages a page fault handler supplies. Nothing is protected then.
     pub fn start(memory: &GuestRam, writer: MemoryWriter) -> Result<Self, CaptureError> {
         let done = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
-        let mut copier = Copier::new(memory, writer)?;
+        let faulted = Arc::new(AtomicU64::new(0));
+        let mut copier = Copier::new(memory, writer, Arc::clone(&faulted))?;
         copier.protect()?;
         let cancelled = Arc::new(AtomicBool::new(false));
-        let (stop, ended) = (Arc::clone(&cancelled), done.try_clone()?);
+        let ended = Arc::new(AtomicBool::new(false));
+        let signal = Signal { done: done.try_clone()?, ended: Arc::clone(&ended) };
+        let stop = Arc::clone(&cancelled);
         let thread = thread::Builder::new().name("capture".to_owned()).spawn(move || {
             // Signalled even if the copying panics.
-            let _signal = Signal(ended);
+            let _signal = signal;
             copier.run(&stop)
         })?;
-        Ok(Self { thread: Some(thread), cancelled, done })
+        Ok(Self { thread: Some(thread), cancelled, faulted, ended, done })
     }
 
     /// Returns what becomes readable when the capture is over.
     pub fn done(&self) -> &EventFd {
         &self.done
+    }
+
+    /// Tells whether the capture is over.
+    pub fn is_done(&self) -> bool {
+        self.ended.load(Ordering::Acquire)
+    }
+
+    /// Returns how many times a writer had to wait until now, for a page or a huge page.
+    pub fn faulted_pages(&self) -> u64 {
+        self.faulted.load(Ordering::Relaxed)
     }
 
     /// Waits for the capture's end and returns the memory file.
@@ -106,11 +121,15 @@ impl Drop for LiveCapture {
     }
 }
 
-struct Signal(EventFd);
+struct Signal {
+    done: EventFd,
+    ended: Arc<AtomicBool>,
+}
 
 impl Drop for Signal {
     fn drop(&mut self) {
-        if let Err(error) = self.0.write(1) {
+        self.ended.store(true, Ordering::Release);
+        if let Err(error) = self.done.write(1) {
             log::error!("can't tell that a capture is over: {error}");
         }
     }
@@ -155,10 +174,15 @@ struct Copier {
     places: Vec<Place>,
     writer: Option<MemoryWriter>,
     buffer: Vec<u8>,
+    faulted: Arc<AtomicU64>,
 }
 
 impl Copier {
-    fn new(memory: &GuestRam, writer: MemoryWriter) -> Result<Self, CaptureError> {
+    fn new(
+        memory: &GuestRam,
+        writer: MemoryWriter,
+        faulted: Arc<AtomicU64>,
+    ) -> Result<Self, CaptureError> {
         let special =
             |region: &GuestRegion| region.flags() & (libc::MAP_SHARED | libc::MAP_HUGETLB) != 0;
         let mut features = feature::WRITE_PROTECT;
@@ -180,7 +204,8 @@ impl Copier {
             place
         });
         let places = places.collect();
-        Ok(Self { memory: memory.clone(), uffd, places, writer: Some(writer), buffer: Vec::new() })
+        let writer = Some(writer);
+        Ok(Self { memory: memory.clone(), uffd, places, writer, buffer: Vec::new(), faulted })
     }
 
     /// Protects every page that isn't known to be zero.
@@ -227,6 +252,7 @@ impl Copier {
             within(place).map(|at| (index, at - at % place.unit, place.unit))
         });
         let Some((index, at, unit)) = found else { return Ok(()) };
+        self.faulted.fetch_add(1, Ordering::Relaxed);
         self.copy(index, at, unit)
     }
 

@@ -10,3 +10,6 @@ mod memory;
 pub use lazy::{LazyMemory, LazyRestoreError};
 pub use live::{CaptureError, LiveCapture};
 pub use memory::{write_diff, write_full};
+
+#[cfg(test)]
+mod kvm_tests;

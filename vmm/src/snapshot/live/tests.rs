@@ -147,3 +147,25 @@ fn units_of_huge_pages_go_as_a_whole() {
     assert_eq!(bits, [u64::MAX >> 1, u64::MAX - 1]);
     assert!(!take_bit(&mut bits, 63, 2));
 }
+
+/// `cargo test -p vmm --lib -- --ignored --nocapture speed_of_live` says how long a guest stands still.
+#[test]
+#[ignore = "a measurement"]
+fn speed_of_live_capture() {
+    let directory = tempfile::tempdir().unwrap();
+    let path = directory.path().join("live");
+    let memory = allocate(&[(GuestAddress(0), 1024 * MIB)], &Backing::default()).unwrap();
+    memory.write_slice(&vec![0x5a; 1 << 30], GuestAddress(0)).unwrap();
+    let begun = std::time::Instant::now();
+    let capture = start(&path, &memory).unwrap();
+    println!("protecting 1 GiB: {:?}", begun.elapsed());
+    let waited = std::time::Instant::now();
+    memory.write_obj(1u8, GuestAddress(1023 * MIB)).unwrap();
+    println!("a write that waits: {:?}", waited.elapsed());
+    let written = capture.finish().unwrap();
+    println!("copying 1 GiB: {:?}", begun.elapsed());
+    drop(written);
+    let begun = std::time::Instant::now();
+    drop(write_full(&memory, writer(&path, &memory)).unwrap());
+    println!("copying it paused: {:?}", begun.elapsed());
+}
