@@ -8,6 +8,8 @@
 //! bucket is full, and leaves it in debt. The debt is refilled at the same rate before anything
 //! else passes, so large requests don't get more than the rate either.
 
+mod budget;
+
 use std::fmt;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
@@ -20,6 +22,8 @@ use rustix::time::{
     timerfd_settime,
 };
 use serde::{Deserialize, Serialize};
+
+pub use budget::ByteBudget;
 
 /// What one bucket holds and how fast it refills.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -72,8 +76,7 @@ impl RateLimiter {
     /// # Errors
     /// When the timer can't be made.
     pub fn new(config: &RateLimiterConfig) -> io::Result<Self> {
-        let start = Instant::now();
-        Self::with_clock(config, Box::new(move || start.elapsed()))
+        Self::with_clock(config, monotonic())
     }
 
     /// Creates a limiter whose buckets refill by `clock`. Its timer stays the host's.
@@ -155,6 +158,12 @@ impl RateLimiter {
         // It fails only when nothing had expired, and then there is nothing to take note of.
         let _ = rustix::io::read(&limits.timer, &mut [0u8; 8]);
     }
+}
+
+/// Returns a clock that starts now.
+fn monotonic() -> Clock {
+    let start = Instant::now();
+    Box::new(move || start.elapsed())
 }
 
 impl Limits {
@@ -370,6 +379,12 @@ impl Bucket {
         Some(Duration::from_nanos(u64::try_from(wait_ns).unwrap_or(u64::MAX)))
     }
 
+    /// Returns how many tokens could be spent now without a debt.
+    fn available(&self) -> u64 {
+        let level = self.level.max(0).div_euclid(i128::from(self.refill_ns));
+        u64::try_from(level).unwrap_or(u64::MAX).saturating_add(self.burst)
+    }
+
     fn spend(&mut self, tokens: u64) {
         let from_burst = tokens.min(self.burst);
         self.burst = self.burst.saturating_sub(from_burst);
@@ -385,14 +400,14 @@ mod tests {
 
     /// A clock that stands still until a test moves it.
     #[derive(Clone, Default)]
-    struct HandClock(Arc<AtomicU64>);
+    pub(super) struct HandClock(Arc<AtomicU64>);
 
     impl HandClock {
-        fn advance(&self, ms: u64) {
+        pub(super) fn advance(&self, ms: u64) {
             self.0.fetch_add(ms, Ordering::Relaxed);
         }
 
-        fn clock(&self) -> Clock {
+        pub(super) fn clock(&self) -> Clock {
             let ms = Arc::clone(&self.0);
             Box::new(move || Duration::from_millis(ms.load(Ordering::Relaxed)))
         }

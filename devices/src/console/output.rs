@@ -11,7 +11,7 @@
 use std::collections::VecDeque;
 use std::io;
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::{Builder, JoinHandle};
 use std::time::Duration;
@@ -20,6 +20,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 
 use super::socket::Hub;
+use crate::rate_limiter::{ByteBudget, TokenBucketConfig};
 
 /// How many bytes wait for the reader at most.
 const CAPACITY: usize = 64 << 10;
@@ -41,6 +42,13 @@ const TERMINAL_CHUNK: usize = 256;
 /// Dropping it writes what is left, for a second at most.
 pub struct ConsoleOutput {
     sink: Sink,
+    limit: Option<Limit>,
+}
+
+/// What keeps a guest from filling the host's disk.
+struct Limit {
+    budget: ByteBudget,
+    dropped_bytes: AtomicU64,
 }
 
 enum Sink {
@@ -114,17 +122,29 @@ impl ConsoleOutput {
         let served = Arc::clone(&shared);
         let thread =
             Builder::new().name("console-out".to_owned()).spawn(move || served.serve(&file))?;
-        Ok(Self { sink: Sink::File(Writer { shared, thread: Some(thread) }) })
+        Ok(Self::over(Sink::File(Writer { shared, thread: Some(thread) })))
     }
 
     /// Creates an output that goes nowhere and costs no thread.
     pub fn discard() -> Self {
-        Self { sink: Sink::Discard }
+        Self::over(Sink::Discard)
     }
 
     /// Creates an output that a socket's clients get.
     pub(super) fn to_hub(hub: Arc<Hub>) -> Self {
-        Self { sink: Sink::Clients(hub) }
+        Self::over(Sink::Clients(hub))
+    }
+
+    fn over(sink: Sink) -> Self {
+        Self { sink, limit: None }
+    }
+
+    /// Drops from now on what is over `limit`, in bytes. The guest isn't slowed by it.
+    #[must_use]
+    pub fn with_limit(mut self, limit: &TokenBucketConfig) -> Self {
+        let budget = ByteBudget::new(limit);
+        self.limit = budget.map(|budget| Limit { budget, dropped_bytes: AtomicU64::new(0) });
+        self
     }
 
     /// Takes all of `bytes`. Blocks while the buffer is full and the reader merely slow; drops what
@@ -136,6 +156,7 @@ impl ConsoleOutput {
     /// Does what [`write`](Self::write) does until [`interrupt`](Self::interrupt) sets `cancelled`;
     /// what isn't taken by then is dropped.
     pub fn write_unless(&self, bytes: &[u8], cancelled: &AtomicBool) {
+        let bytes = self.limit.as_ref().map_or(bytes, |limit| limit.admit(bytes));
         match &self.sink {
             Sink::Discard => {}
             Sink::File(writer) => writer.shared.push(bytes, cancelled),
@@ -165,14 +186,33 @@ impl ConsoleOutput {
         }
     }
 
-    /// Counts the bytes that no reader will ever see: dropped because it had stopped, or refused by
-    /// the file.
+    /// Counts the bytes that no reader will ever see: dropped because it had stopped or they were
+    /// over the limit, or refused by the file.
     pub fn dropped_bytes(&self) -> u64 {
-        match &self.sink {
+        let by_sink = match &self.sink {
             Sink::Discard => 0,
             Sink::File(writer) => writer.shared.lock().dropped_bytes,
             Sink::Clients(hub) => hub.dropped_bytes(),
+        };
+        by_sink.saturating_add(self.limited_bytes())
+    }
+
+    /// Counts the bytes that were dropped because they were over the limit.
+    pub fn limited_bytes(&self) -> u64 {
+        self.limit.as_ref().map_or(0, |limit| limit.dropped_bytes.load(Ordering::Relaxed))
+    }
+}
+
+impl Limit {
+    /// Returns the first of `bytes`, as many as may pass, and counts the others.
+    fn admit<'b>(&self, bytes: &'b [u8]) -> &'b [u8] {
+        let admitted = bytes.get(..self.budget.admit(bytes.len())).unwrap_or(bytes);
+        let dropped = bytes.len().saturating_sub(admitted.len());
+        if dropped != 0 {
+            let dropped = u64::try_from(dropped).unwrap_or(u64::MAX);
+            self.dropped_bytes.fetch_add(dropped, Ordering::Relaxed);
         }
+        admitted
     }
 }
 

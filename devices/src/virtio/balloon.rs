@@ -1,9 +1,10 @@
-//! Virtio memory balloon (VIRTIO 1.3 §5.5) with statistics and free page reporting.
+//! Virtio memory balloon (VIRTIO 1.3 §5.5) with statistics, free page reporting and hinting.
 //!
 //! The host asks for pages by [`BalloonPort::set_target_pages`]; the driver hands them over by page
-//! frame numbers (inflate) or as buffers (reporting), and their memory goes back to the host. A page
+//! frame numbers (inflate) or as buffers (reporting, hinting), and their memory goes back to the host. A page
 //! taken back (deflate) needs nothing: the host gives memory when the guest touches it.
 
+mod hinting;
 mod pages;
 mod port;
 mod stats;
@@ -13,7 +14,9 @@ use std::sync::Arc;
 
 use event_manager::{EventOps, EventSet, Events, MutEventSubscriber};
 use sys::memory::GuestRam;
+use vm_memory::Bytes;
 
+pub use hinting::HintingStatus;
 pub use port::BalloonPort;
 use port::BalloonState;
 pub use stats::BalloonStats;
@@ -26,12 +29,13 @@ use crate::bytes::{read_at, value_u32};
 use crate::state::{RestoreError, SaveError, from_value, to_value};
 use pages::PageList;
 
-/// `VIRTIO_BALLOON_F_STATS_VQ`, `_DEFLATE_ON_OOM` and `_PAGE_REPORTING`.
+/// `VIRTIO_BALLOON_F_STATS_VQ`, `_DEFLATE_ON_OOM`, `_FREE_PAGE_HINT` and `_PAGE_REPORTING`.
 const F_STATS_VQ: u64 = 1 << 1;
 const F_DEFLATE_ON_OOM: u64 = 1 << 2;
+const F_FREE_PAGE_HINT: u64 = 1 << 3;
 const F_PAGE_REPORTING: u64 = 1 << 5;
 
-/// Inflate, deflate, statistics, free page hints (never used), reporting.
+/// Inflate, deflate, statistics, free page hints, reporting.
 const QUEUE_SIZES: [u16; 5] = [128; 5];
 const INFLATE_QUEUE: u16 = 0;
 const DEFLATE_QUEUE: u16 = 1;
@@ -47,25 +51,30 @@ pub struct Balloon {
     worker: Option<QueueWorker>,
 }
 
-/// What a balloon offers beyond taking and returning pages, and statistics.
+/// What a balloon offers beyond taking and returning pages.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct BalloonOptions {
     /// The driver may take pages back when it would run out of memory.
     pub deflate_on_oom: bool,
     /// The driver may report pages as it frees them.
     pub free_page_reporting: bool,
+    /// The driver can be asked to name the pages that it has free.
+    pub free_page_hinting: bool,
+    /// The driver gives statistics of its memory.
+    pub stats: bool,
 }
 
 impl Balloon {
     /// Creates the device side of `port`, not active.
     pub fn new(port: Arc<BalloonPort>, options: BalloonOptions) -> Self {
-        let mut features = RING_FEATURES | F_STATS_VQ;
-        if options.deflate_on_oom {
-            features |= F_DEFLATE_ON_OOM;
-        }
-        if options.free_page_reporting {
-            features |= F_PAGE_REPORTING;
-        }
+        let offered = [
+            (options.deflate_on_oom, F_DEFLATE_ON_OOM),
+            (options.free_page_reporting, F_PAGE_REPORTING),
+            (options.free_page_hinting, F_FREE_PAGE_HINT),
+            (options.stats, F_STATS_VQ),
+        ];
+        let wanted = offered.into_iter().filter(|(wanted, _)| *wanted);
+        let features = wanted.fold(RING_FEATURES, |features, (_, feature)| features | feature);
         Self { port, features, worker: None }
     }
 }
@@ -84,11 +93,12 @@ impl VirtioDevice for Balloon {
     }
 
     fn read_config(&self, offset: u64, data: &mut [u8]) {
-        let target = self.port.target_pages().to_le_bytes();
-        let actual = self.port.actual_pages().to_le_bytes();
-        let mut config = [0; 8];
-        for (to, from) in config.iter_mut().zip(target.iter().chain(&actual)) {
-            *to = *from;
+        let target = self.port.target_pages();
+        let actual = self.port.actual_pages();
+        let hinting = self.port.hinting_status().host_command;
+        let mut config = [0; 12];
+        for (to, from) in config.as_chunks_mut().0.iter_mut().zip([target, actual, hinting]) {
+            *to = from.to_le_bytes();
         }
         read_at(&config, offset, data);
     }
@@ -113,7 +123,8 @@ impl VirtioDevice for Balloon {
         )
         .map_err(ActivateError::Worker)?;
         self.worker = Some(worker);
-        self.port.attach(activation.notifier);
+        let hints = activation.features & F_FREE_PAGE_HINT != 0;
+        self.port.attach(activation.notifier, hints);
         Ok(())
     }
 
@@ -141,29 +152,43 @@ impl VirtioDevice for Balloon {
     }
 }
 
-/// What a queue is for.
+/// What a queue is for, in the order of their indices (§5.5.2).
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Role {
     Inflate,
     Deflate,
     Stats,
+    Hinting,
     Reporting,
 }
 
 impl Role {
-    /// Tells what the queue of an index is for, if anything.
+    const ALL: [(Self, u64); 5] = [
+        (Self::Inflate, 0),
+        (Self::Deflate, 0),
+        (Self::Stats, F_STATS_VQ),
+        (Self::Hinting, F_FREE_PAGE_HINT),
+        (Self::Reporting, F_PAGE_REPORTING),
+    ];
+
+    /// Tells what each of the queues of these indices is for, if anything.
     ///
-    /// Reporting is queue 4 (§5.5.2). Linux before 6.11 numbers the queues in use without gaps
-    /// instead, so that it is 3, or 2 without statistics. No other queue can be meant there: free
-    /// page hints aren't offered.
-    fn of_queue(index: u16, features: u64) -> Option<Self> {
-        match index {
-            INFLATE_QUEUE => Some(Self::Inflate),
-            DEFLATE_QUEUE => Some(Self::Deflate),
-            STATS_QUEUE if features & F_STATS_VQ != 0 => Some(Self::Stats),
-            _ if features & F_PAGE_REPORTING != 0 => Some(Self::Reporting),
-            _ => None,
+    /// Each has an index of its own, whatever was negotiated. Linux before 6.11 numbers the queues in
+    /// use without gaps instead. The order is the same either way: a driver that has as many queues
+    /// as it negotiated has them in it.
+    fn of_queues(indices: &[u16], features: u64) -> Vec<Option<Self>> {
+        let negotiated = |feature: u64| features & feature == feature;
+        let used = || Self::ALL.into_iter().filter(|(_, feature)| negotiated(*feature));
+        if used().count() == indices.len() && indices.is_sorted() {
+            return used().map(|(role, _)| Some(role)).collect();
         }
+        let own = |index: &u16| Self::ALL.get(usize::from(*index));
+        indices
+            .iter()
+            .map(|index| {
+                own(index).filter(|(_, feature)| negotiated(*feature)).map(|(role, _)| *role)
+            })
+            .collect()
     }
 }
 
@@ -186,12 +211,11 @@ impl BalloonHandler {
                 return Err(ActivateError::MissingQueue(required));
             }
         }
+        let indices: Vec<_> = queues.iter().map(DeviceQueue::index).collect();
         let queues = queues
             .into_iter()
-            .filter_map(|queue| {
-                let role = Role::of_queue(queue.index(), features)?;
-                Some((role, ServedQueue::new(queue, memory.clone())))
-            })
+            .zip(Role::of_queues(&indices, features))
+            .filter_map(|(queue, role)| Some((role?, ServedQueue::new(queue, memory.clone()))))
             .collect();
         Ok(Self { port, queues, pages: PageList::default() })
     }
@@ -206,6 +230,10 @@ impl BalloonHandler {
                 }),
                 Role::Deflate => queue.serve(|_, _| 0),
                 Role::Stats => take_stats(queue, port),
+                Role::Hinting => queue.serve(|memory, buffers| {
+                    take_hints(memory, buffers, port);
+                    0
+                }),
                 Role::Reporting => queue.serve(|memory, buffers| {
                     report(memory, buffers);
                     0
@@ -231,6 +259,9 @@ impl MutEventSubscriber for BalloonHandler {
         if events.fd() == self.port.stats_wanted().as_raw_fd() {
             let _ = self.port.stats_wanted().read();
             self.request_stats();
+        } else if events.fd() == self.port.stats_timer() {
+            self.port.acknowledge_timer();
+            self.request_stats();
         } else {
             self.serve(events);
         }
@@ -240,8 +271,11 @@ impl MutEventSubscriber for BalloonHandler {
         for (_, queue) in &self.queues {
             queue.watch(ops);
         }
-        if let Err(error) = ops.add(Events::new(self.port.stats_wanted(), EventSet::IN)) {
-            log::error!("the balloon can't ask for statistics: {error}");
+        let wanted = [self.port.stats_wanted().as_raw_fd(), self.port.stats_timer()];
+        for wanted in wanted {
+            if let Err(error) = ops.add(Events::new_raw(wanted, EventSet::IN)) {
+                log::error!("the balloon can't ask for statistics: {error}");
+            }
         }
     }
 }
@@ -264,6 +298,30 @@ fn take_stats(queue: &mut ServedQueue, port: &BalloonPort) {
 fn report(memory: &GuestRam, buffers: &ChainBuffers) {
     for segment in &buffers.writable {
         pages::discard(memory, segment.address, u64::from(segment.len));
+    }
+}
+
+/// Takes what a driver says of its free pages: commands in buffers that the device reads, pages as
+/// buffers that it could write (§5.5.6.5).
+///
+/// Each page is discarded while its chain isn't used yet, and so before the driver hears of it. A
+/// driver that takes a page for itself before that, as Linux does when it's out of memory, loses the
+/// page's content: hinting is for guests that are told to stand still meanwhile, or can spare memory.
+fn take_hints(memory: &GuestRam, buffers: &ChainBuffers, port: &BalloonPort) {
+    let mut command = [0; size_of::<u32>()];
+    if let [segment] = buffers.readable.as_slice()
+        && usize::try_from(segment.len) == Ok(command.len())
+    {
+        match memory.read_slice(&mut command, segment.address) {
+            Ok(()) => port.guest_hinting_command(u32::from_le_bytes(command)),
+            // The segment was checked: this can't happen.
+            Err(error) => log::error!("a hinting command can't be read: {error}"),
+        }
+    }
+    for segment in &buffers.writable {
+        port.discard_hinted(|| {
+            pages::discard(memory, segment.address, u64::from(segment.len));
+        });
     }
 }
 

@@ -15,7 +15,7 @@ use devices::legacy::SerialPort;
 use devices::virtio::console::ConsolePort;
 use event_manager::MutEventSubscriber;
 
-use super::legacy;
+use super::{legacy, virtio};
 use crate::error::VmmError;
 use crate::interrupts::InterruptRouter;
 
@@ -40,7 +40,11 @@ pub(super) fn attach(
     router: &InterruptRouter,
 ) -> Result<(Console, Arc<SerialPort>), VmmError> {
     let (output, socket) = open_output(&config.console.output, config.serial.as_ref())?;
-    let output = Arc::new(output);
+    let limit = config.serial.as_ref().and_then(|serial| serial.rate_limiter);
+    let output = Arc::new(match limit {
+        Some(limit) => output.with_limit(&virtio::bucket(limit)),
+        None => output,
+    });
     let attach_serial = |output| legacy::attach_serial(pio, router, output);
     let (serial, port, target): (_, _, Arc<dyn InputTarget>) = match config.console.device {
         ConsoleDevice::Serial => {

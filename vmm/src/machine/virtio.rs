@@ -1,6 +1,7 @@
 //! Makes the virtio devices that a configuration asks for.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use api::config::{
     BalloonConfig, CacheType, ConsoleDevice, DiskFormat, DriveConfig, EntropyConfig, Field,
@@ -272,7 +273,11 @@ fn make_balloon(config: &BalloonConfig) -> Result<Made, VmmError> {
     let options = BalloonOptions {
         deflate_on_oom: config.deflate_on_oom,
         free_page_reporting: config.free_page_reporting,
+        free_page_hinting: config.free_page_hinting,
+        stats: config.stats_polling_interval_s != 0,
     };
+    port.set_stats_interval(Duration::from_secs(config.stats_polling_interval_s.into()))
+        .map_err(|source| VmmError::os("set the balloon's timer", source))?;
     let port = Arc::new(port);
     let balloon = Balloon::new(Arc::clone(&port), options);
     Ok(Made { device: Box::new(balloon), handle: Handle::Balloon(port) })
@@ -280,12 +285,16 @@ fn make_balloon(config: &BalloonConfig) -> Result<Made, VmmError> {
 
 /// Translates limits into the devices' own type.
 pub(super) fn rate_limit(limiter: &RateLimiter) -> RateLimiterConfig {
-    let bucket = |bucket: TokenBucket| TokenBucketConfig {
+    RateLimiterConfig { bandwidth: limiter.bandwidth.map(bucket), ops: limiter.ops.map(bucket) }
+}
+
+/// Translates one limit into the devices' own type.
+pub(super) fn bucket(bucket: TokenBucket) -> TokenBucketConfig {
+    TokenBucketConfig {
         size: bucket.size,
         one_time_burst: bucket.one_time_burst.unwrap_or_default(),
         refill_time_ms: bucket.refill_time,
-    };
-    RateLimiterConfig { bandwidth: limiter.bandwidth.map(bucket), ops: limiter.ops.map(bucket) }
+    }
 }
 
 #[cfg(test)]

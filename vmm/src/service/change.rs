@@ -41,6 +41,11 @@ impl Vmm {
             A::UpdateDrive(patch) => self.on_machine(|machine| machine.update_drive(&patch)),
             A::UpdateNet(patch) => self.on_machine(|machine| machine.update_net(&patch)),
             A::UpdateBalloon(update) => self.on_machine(|machine| machine.update_balloon(update)),
+            A::UpdateBalloonStats(update) => {
+                self.on_machine(|machine| machine.update_balloon_stats(update))
+            }
+            A::StartHinting(start) => self.on_machine(|machine| machine.start_hinting(start)),
+            A::StopHinting => self.on_machine(Machine::stop_hinting),
             A::HotplugDrive(spec) => self.plug(|machine| machine.plug_drive(spec)),
             A::HotplugNet(spec) => self.plug(|machine| machine.plug_net(spec)),
             A::HotunplugDrive(id) => self.on_machine(|machine| machine.unplug_drive(&id)),
@@ -105,7 +110,7 @@ impl Vmm {
     }
 
     pub(super) fn hinting_status(&mut self) -> Result<BalloonHintingStatus, ApiError> {
-        Err(ApiError::internal("later"))
+        self.machine()?.hinting_status()
     }
 
     pub(super) fn memory_hotplug(&mut self) -> Result<MemoryHotplugStatus, ApiError> {

@@ -142,3 +142,26 @@ fn discarded_output_is_not_counted_as_lost() {
     assert!(output.flush(Duration::ZERO));
     assert_eq!(output.dropped_bytes(), 0);
 }
+
+#[test]
+fn output_over_its_limit_is_dropped_and_counted_and_the_rest_arrives() {
+    let (output, mut reader) = piped();
+    let limit = TokenBucketConfig { size: 4, one_time_burst: 2, refill_time_ms: 1 << 40 };
+    let output = output.with_limit(&limit);
+    output.write(b"abc");
+    output.write(b"defgh");
+    output.write(b"i");
+    assert_eq!((output.limited_bytes(), output.dropped_bytes()), (3, 3));
+    drop(output);
+    let mut seen = String::new();
+    reader.read_to_string(&mut seen).unwrap();
+    assert_eq!(seen, "abcdef");
+}
+
+#[test]
+fn limit_of_nothing_is_none() {
+    let limit = TokenBucketConfig { size: 0, one_time_burst: 1, refill_time_ms: 100 };
+    let output = ConsoleOutput::discard().with_limit(&limit);
+    output.write(&[b'.'; 100]);
+    assert_eq!(output.dropped_bytes(), 0);
+}

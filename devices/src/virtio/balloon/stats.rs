@@ -11,7 +11,8 @@ const ENTRY_SIZE: usize = 10;
 /// How much of a buffer is looked at: several times what any driver has to tell.
 const MAX_BYTES: usize = 64 * ENTRY_SIZE;
 
-/// Memory statistics by the guest's own account (VIRTIO 1.3 §5.5.6.4); `None` where it has none.
+/// Memory statistics by the guest's own account (VIRTIO 1.3 §5.5.6.4, and the tags 10 to 15 that Linux
+/// 6.12 added); `None` where it has none.
 /// None of it can be trusted.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
@@ -36,6 +37,18 @@ pub struct BalloonStats {
     pub huge_page_allocations: Option<u64>,
     /// Failed allocations of huge pages since boot.
     pub huge_page_failures: Option<u64>,
+    /// Programs ended for want of memory since boot.
+    pub oom_kills: Option<u64>,
+    /// Allocations that had to wait for memory since boot.
+    pub allocation_stalls: Option<u64>,
+    /// Bytes looked through in the background, for some to be had back, since boot.
+    pub async_scanned_bytes: Option<u64>,
+    /// Bytes looked through by allocations that waited since boot.
+    pub direct_scanned_bytes: Option<u64>,
+    /// Bytes had back in the background since boot.
+    pub async_reclaimed_bytes: Option<u64>,
+    /// Bytes had back by allocations that waited since boot.
+    pub direct_reclaimed_bytes: Option<u64>,
 }
 
 impl BalloonStats {
@@ -75,6 +88,12 @@ impl BalloonStats {
             7 => &mut self.cache_bytes,
             8 => &mut self.huge_page_allocations,
             9 => &mut self.huge_page_failures,
+            10 => &mut self.oom_kills,
+            11 => &mut self.allocation_stalls,
+            12 => &mut self.async_scanned_bytes,
+            13 => &mut self.direct_scanned_bytes,
+            14 => &mut self.async_reclaimed_bytes,
+            15 => &mut self.direct_reclaimed_bytes,
             _ => return None,
         })
     }

@@ -1,10 +1,17 @@
+use std::time::{Duration, Instant};
+
 use vm_memory::{Bytes, GuestAddress};
 
 use super::super::serve::testing::Loop;
 use super::super::testing::{Buffer, RAM_SIZE, TestQueue, guest_ram};
 use super::*;
 
-const ALL: BalloonOptions = BalloonOptions { deflate_on_oom: true, free_page_reporting: true };
+const ALL: BalloonOptions = BalloonOptions {
+    deflate_on_oom: true,
+    free_page_reporting: true,
+    free_page_hinting: true,
+    stats: true,
+};
 
 const ALL_FEATURES: u64 = F_STATS_VQ | F_DEFLATE_ON_OOM | F_PAGE_REPORTING;
 const LIST: u64 = 0x8000;
@@ -290,10 +297,12 @@ fn missing_queue_is_named() {
 fn only_what_was_asked_for_is_offered() {
     let offered = |options| {
         let port = Arc::new(BalloonPort::new().unwrap());
-        Balloon::new(port, options).offered_features() & (F_DEFLATE_ON_OOM | F_PAGE_REPORTING)
+        Balloon::new(port, options).offered_features() & !RING_FEATURES
     };
     assert_eq!(offered(BalloonOptions::default()), 0);
-    assert_eq!(offered(ALL), F_DEFLATE_ON_OOM | F_PAGE_REPORTING);
+    assert_eq!(offered(ALL), ALL_FEATURES | F_FREE_PAGE_HINT);
+    let stats = BalloonOptions { stats: true, ..BalloonOptions::default() };
+    assert_eq!(offered(stats), F_STATS_VQ);
 }
 
 #[test]
@@ -351,4 +360,179 @@ fn impossible_statistics_chain_is_refused_or_asks_for_a_reset() {
     port.request_stats();
     events.settle();
     assert!(queues[2].needs_reset());
+}
+
+#[test]
+fn each_statistic_has_its_tag() {
+    let mut balloon = setup(ALL_FEATURES, &[0, 1, 2, 4]);
+    let entries: Vec<_> = (0..17).map(|tag| (tag, 100 + u64::from(tag))).collect();
+    let len = put_stats(&balloon, &entries);
+    balloon.add(2, &[Buffer::readable(LIST, len)]);
+    let stats = serde_json::to_value(balloon.port.stats().unwrap()).unwrap();
+    let mut values: Vec<_> = stats.as_object().unwrap().values().map(|v| v.as_u64()).collect();
+    values.sort_unstable();
+    assert!(values.into_iter().eq((100..116).map(Some)));
+    let stats = balloon.port.stats().unwrap();
+    assert_eq!((stats.oom_kills, stats.direct_reclaimed_bytes), (Some(110), Some(115)));
+}
+
+#[test]
+fn statistics_are_asked_for_at_each_interval_until_it_is_zero() {
+    let mut balloon = setup(ALL_FEATURES, &[0, 1, 2, 4]);
+    let len = put_stats(&balloon, &[(4, 1)]);
+    balloon.port.set_stats_interval(Duration::from_millis(1)).unwrap();
+    for _ in 0..3 {
+        balloon.add(2, &[Buffer::readable(LIST, len)]);
+        let start = Instant::now();
+        while balloon.queues[2].used().is_empty() {
+            assert!(start.elapsed().as_secs() < 20, "nobody asks");
+            balloon.events.settle();
+        }
+    }
+    balloon.port.set_stats_interval(Duration::ZERO).unwrap();
+    balloon.port.acknowledge_timer();
+    balloon.add(2, &[Buffer::readable(LIST, len)]);
+    assert_eq!(balloon.queues[2].used(), []);
+}
+
+const HINTS: u64 = ALL_FEATURES | F_FREE_PAGE_HINT;
+const COMMAND: u64 = 0x9000;
+
+/// A balloon whose driver can be asked for hints, by its queue of this index among the others.
+fn hinting(features: u64, indices: &[u16]) -> Setup {
+    let balloon = setup(features, indices);
+    balloon.port.attach(balloon.queues[0].notifier(), features & F_FREE_PAGE_HINT != 0);
+    balloon
+}
+
+impl Setup {
+    fn say(&mut self, nth: usize, command: u32) {
+        self.queues[0].memory().write_slice(&command.to_le_bytes(), GuestAddress(COMMAND)).unwrap();
+        self.add(nth, &[Buffer::readable(COMMAND, 4)]);
+    }
+
+    fn hint(&mut self, nth: usize, page: u64) {
+        self.add(nth, &[Buffer::writable(page * PAGE, PAGE as u32)]);
+    }
+
+    fn commands(&self) -> (u32, Option<u32>) {
+        let status = self.port.hinting_status();
+        (status.host_command, status.guest_command)
+    }
+}
+
+#[test]
+fn pages_hinted_in_the_run_that_was_asked_for_are_given_back_and_the_end_is_acknowledged() {
+    let mut balloon = hinting(HINTS, &[0, 1, 2, 3, 4]);
+    balloon.hint(3, 0x300);
+    assert!(balloon.port.start_hinting(true));
+    assert_eq!(balloon.commands(), (2, None));
+    assert_eq!(balloon.queues[0].config_interrupts(), 1);
+    let mut config = [0; 4];
+    Balloon::new(Arc::clone(&balloon.port), ALL).read_config(8, &mut config);
+    assert_eq!(config, 2u32.to_le_bytes());
+
+    balloon.hint(3, 0x301);
+    balloon.say(3, 7);
+    balloon.hint(3, 0x302);
+    assert!(balloon.given_back().is_empty(), "no page was named for this run");
+    balloon.say(3, 2);
+    balloon.hint(3, 0x303);
+    balloon.add(3, &[Buffer::writable(0x30_4000, 0x2000), Buffer::writable(0x31_0000, 0x1000)]);
+    assert_eq!(balloon.given_back(), [0x303, 0x304, 0x305, 0x310]);
+    balloon.say(3, 0);
+    assert_eq!(balloon.commands(), (1, Some(0)));
+    assert_eq!(balloon.queues[0].config_interrupts(), 2);
+    balloon.hint(3, 0x306);
+    balloon.say(3, 0);
+    assert_eq!(balloon.queues[0].config_interrupts(), 2, "acknowledged once");
+    assert_eq!(balloon.given_back(), [0x303, 0x304, 0x305, 0x310]);
+    assert_eq!(balloon.queues[3].used().len(), 10, "every chain came back");
+}
+
+#[test]
+fn run_that_is_not_acknowledged_ends_by_a_stop_and_the_next_has_another_number() {
+    let mut balloon = hinting(HINTS, &[0, 1, 2, 3, 4]);
+    assert!(balloon.port.start_hinting(false));
+    balloon.say(3, 2);
+    balloon.say(3, 0);
+    assert_eq!(balloon.commands(), (2, Some(0)));
+    assert!(balloon.port.stop_hinting());
+    assert_eq!(balloon.commands(), (1, Some(0)));
+    balloon.hint(3, 0x300);
+    assert!(balloon.port.start_hinting(false));
+    balloon.say(3, 3);
+    assert!(balloon.port.stop_hinting());
+    balloon.hint(3, 0x301);
+    assert!(balloon.given_back().is_empty());
+    balloon.port.detach();
+    assert_eq!(balloon.commands(), (0, None));
+    assert!(!balloon.port.start_hinting(true) && !balloon.port.stop_hinting(), "nobody is there");
+}
+
+#[test]
+fn driver_without_hinting_is_not_asked() {
+    let balloon = hinting(ALL_FEATURES, &[0, 1, 2, 4]);
+    assert!(!balloon.port.start_hinting(true));
+    assert_eq!(balloon.queues[0].config_interrupts(), 0);
+}
+
+#[test]
+fn hinting_queue_is_found_with_and_without_gaps() {
+    let only = F_FREE_PAGE_HINT;
+    for (features, indices, nth) in [
+        (only, vec![0, 1, 3], 2),
+        (only, vec![0, 1, 2], 2),
+        (only | F_PAGE_REPORTING, vec![0, 1, 3, 4], 2),
+        (only | F_PAGE_REPORTING, vec![0, 1, 2, 3], 2),
+        (only | F_PAGE_REPORTING, vec![0, 1, 3], 2),
+        (only | F_STATS_VQ, vec![0, 1, 2, 3], 3),
+        (HINTS, vec![0, 1, 2, 3, 4], 3),
+    ] {
+        let mut balloon = hinting(features, &indices);
+        balloon.port.start_hinting(true);
+        balloon.say(nth, 2);
+        assert_eq!(balloon.commands(), (2, Some(2)), "{features:#x}, {indices:?}");
+    }
+}
+
+#[test]
+fn commands_of_another_size_and_bad_pages_change_nothing() {
+    let mut balloon = hinting(HINTS, &[0, 1, 2, 3, 4]);
+    balloon.port.start_hinting(true);
+    balloon.say(3, 2);
+    balloon.add(3, &[Buffer::readable(COMMAND, 3)]);
+    balloon.add(3, &[Buffer::readable(COMMAND, 4), Buffer::readable(COMMAND, 4)]);
+    balloon.add(3, &[Buffer::readable(RAM_SIZE as u64 - 2, 4)]);
+    balloon.add(3, &[Buffer::readable(0x30_0000, 0x1000)]);
+    balloon.add(3, &[Buffer::writable(RAM_SIZE as u64 - PAGE, 0x2000)]);
+    balloon.add(3, &[Buffer::writable(0x30_0001, 0x1ffe)]);
+    assert_eq!(balloon.queues[3].used().len(), 7);
+    assert_eq!(balloon.commands(), (2, Some(2)));
+    assert!(balloon.given_back().is_empty());
+    assert!(!balloon.queues[3].needs_reset());
+}
+
+#[test]
+fn run_goes_on_after_a_restore_under_its_number() {
+    let mut old = hinting(HINTS, &[0, 1, 2, 3, 4]);
+    old.port.start_hinting(true);
+    old.say(3, 2);
+    let saved = Balloon::new(Arc::clone(&old.port), ALL).save().unwrap();
+    let port = Arc::new(BalloonPort::new().unwrap());
+    let mut balloon = Balloon::new(Arc::clone(&port), ALL);
+    balloon.restore(saved).unwrap();
+    assert_eq!(port.hinting_status(), old.port.hinting_status());
+    port.attach(old.queues[0].notifier(), true);
+    port.guest_hinting_command(0);
+    assert_eq!(port.hinting_status().host_command, 1);
+    port.start_hinting(true);
+    assert_eq!(port.hinting_status().host_command, 3);
+    // A file's number can be anything; the reserved ones aren't used.
+    balloon
+        .restore(serde_json::json!({ "target_pages": 0, "actual_pages": 0,
+            "hinting": { "last_run": u32::MAX } }))
+        .unwrap();
+    port.start_hinting(true);
+    assert_eq!(port.hinting_status().host_command, 2);
 }
