@@ -18,7 +18,7 @@ pub(super) struct Choices {
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub(super) struct ChoicesState {
-    /// How many queue pairs are in use; 0 before the first driver.
+    /// How many queue pairs are in use; 0 while no driver is there.
     pub(super) pairs: u16,
     /// The feature bits of what the driver accepts undone in frames that it receives.
     pub(super) offloads: u64,
@@ -50,6 +50,11 @@ impl ChoicesState {
     /// Returns what is in force for a driver that hasn't chosen yet.
     pub(super) fn initial(features: Features) -> Self {
         Self { pairs: 1, offloads: features.switchable().0 }
+    }
+
+    /// Tells whether the state is that of a driver that was ready.
+    pub(super) fn are_made(&self) -> bool {
+        self.pairs != 0
     }
 
     /// Returns the nearest that a driver with these features and `usable_pairs` could have chosen:

@@ -338,8 +338,8 @@ impl VirtioDevice for Net {
         let pairs = if multi_queue { self.pairs.len() } else { 1 };
         let (queues, control) = sort_queues(activation.queues, pairs)?;
         let choices = match self.restored.take() {
-            Some(restored) => restored.limited_to(features, queues.len()),
-            None => ChoicesState::initial(features),
+            Some(restored) if restored.are_made() => restored.limited_to(features, queues.len()),
+            _ => ChoicesState::initial(features),
         };
         self.reset_host_side(&choices).map_err(ActivateError::Backend)?;
         self.link_up.store(true, Ordering::Release);
@@ -359,6 +359,7 @@ impl VirtioDevice for Net {
     fn reset(&mut self) {
         self.workers.clear();
         self.restored = None;
+        self.choices.set(&ChoicesState::default());
         if let Some(mmds) = &self.mmds {
             mmds.reset();
         }

@@ -2,6 +2,20 @@
 //!
 //! [`VirtioTransportCore`] owns status, features, queues and reset; [`VirtioMmio`] and
 //! [`VirtioPci`] decode registers and deliver interrupts.
+//!
+//! # Pause, save, restore
+//! Of a machine whose vCPUs stand still:
+//!
+//! ```text
+//!  request_pause (all) ─► pause (all) ─► save ─► resume, or drop
+//!                              │ nothing is in flight, every worker is parked where it was
+//!  a fresh machine, its memory restored ─► restore (all) ─► interrupt controllers, vCPUs
+//!                                                   ─► revive (all) ─► resume (all)
+//! ```
+//!
+//! A plain pause and resume changes nothing that a guest or a host program could notice but the time.
+//! A restore starts new workers at the saved cursors; connections with the host are gone, and
+//! drivers that can be told so are told.
 
 mod core;
 mod mmio;

@@ -75,6 +75,21 @@ fn drivers_choices_are_made_again_on_the_new_host_side() {
 }
 
 #[test]
+fn driver_that_was_not_ready_when_it_was_saved_starts_as_any_other() {
+    let mut card = Card::new(config(2), 16, bits(&FEATURES));
+    card.activate();
+    command(&mut card, &[4, 0, 2, 0]);
+    card.net.reset();
+    let saved = card.net.save().unwrap();
+    let mut card = Card::new(config(2), 16, bits(&FEATURES));
+    card.net.restore(saved).unwrap();
+    card.activate();
+    let wanted = Features(bits(&FEATURES)).receive_offloads();
+    assert_eq!(*card.hosts[0].calls.offloads.lock().unwrap(), [wanted]);
+    assert_eq!(*card.hosts[1].calls.enabled.lock().unwrap(), [false]);
+}
+
+#[test]
 fn buffers_that_wait_for_a_frame_are_taken_again_and_used_once() {
     let mut card = Card::new(config(2), 16, bits(&[VIRTIO_NET_F_MRG_RXBUF]));
     card.activate();
