@@ -101,6 +101,7 @@ fn identifiers_are_held_to_their_form() {
                 let body = json!({ "drive_id": id, "iface_id": id, "id": id }).to_string();
                 let error = refusal(method, &format!("{path}{id}"), body.as_bytes());
                 assert_eq!(error.status, Status::BadRequest, "{method} {path}{id}");
+                assert!(error.message.starts_with("The ID "), "{method} {path}{id}: {error}");
             }
         }
         for path in ["/ext/v1/drives/", "/ext/v1/network-interfaces/", "/ext/v1/pmem/"] {
