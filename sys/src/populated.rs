@@ -68,10 +68,13 @@ fn of_anonymous(address: u64, pages: u64) -> io::Result<Vec<u64>> {
         let len = usize::try_from(count * ENTRY_BYTES).unwrap_or(buffer.len());
         let buffer = &mut buffer[..len];
         pagemap.read_exact_at(buffer, (address / PAGE + first) * ENTRY_BYTES)?;
-        for (page, entry) in (first..).zip(buffer.as_chunks::<8>().0) {
-            if u64::from_ne_bytes(*entry) & THERE != 0 {
-                set(&mut bits, page, page + 1);
-            }
+        // `first` is a multiple of 64: each word of the buffer's entries is a word of bits.
+        let words = bits.iter_mut().skip(usize::try_from(first / 64).unwrap_or(usize::MAX));
+        for (word, entries) in words.zip(buffer.chunks(64 * 8)) {
+            let entries = entries.as_chunks::<8>().0.iter().rev();
+            *word = entries.fold(0, |word, entry| {
+                word << 1 | u64::from(u64::from_ne_bytes(*entry) & THERE != 0)
+            });
         }
     }
     Ok(bits)
