@@ -26,9 +26,9 @@ pub use checked::{
 pub use error::{ConfigError, Field, Section};
 pub use mac::{MacAddr, ParseMacError};
 pub use spec::{
-    BalloonSpec, Bitmap, BootSourceSpec, CacheType, ConsoleDevice, ConsoleMode, ConsoleSpec,
-    CpuTemplate, CpuidLeafModifier, CpuidModifier, CpuidRegister, DiskFormat, DriveSpec,
-    EntropySpec, HugePages, IoEngine, KvmCapability, LogLevel, LoggerSpec, MachineSpec,
+    BackingFile, BalloonSpec, Bitmap, BootSourceSpec, CacheType, ConsoleDevice, ConsoleMode,
+    ConsoleSpec, CpuTemplate, CpuidLeafModifier, CpuidModifier, CpuidRegister, DiskFormat,
+    DriveSpec, EntropySpec, HugePages, IoEngine, KvmCapability, LogLevel, LoggerSpec, MachineSpec,
     MemoryHotplugSpec, MetricsSpec, MmdsSpec, MmdsVersion, MsrModifier, NetSpec, ParseLevelError,
     PmemSpec, RateLimiter, Register, SerialSpec, TokenBucket, Transport, VmSpec, VsockSpec,
 };
@@ -48,6 +48,9 @@ pub const MAX_CMDLINE_BYTES: usize = 2047;
 
 /// The most queues of a drive, and queue pairs of a network interface.
 pub const MAX_QUEUES: u16 = 16;
+
+/// The most images that a drive's image may build upon.
+pub const MAX_BACKING_FILES: usize = 32;
 
 /// The longest serial number of a drive in bytes (VIRTIO 1.3 §5.2.6, `VIRTIO_BLK_T_GET_ID`).
 pub const MAX_SERIAL_BYTES: usize = 20;

@@ -251,7 +251,8 @@ fn refine(document: &mut Value) {
                 { "required": ["socket"],
                   "properties": {
                       "socket": given, "path_on_host": absent, "is_read_only": absent,
-                      "io_engine": absent, "rate_limiter": absent, "format": absent, "serial": absent,
+                      "io_engine": absent, "rate_limiter": absent, "format": absent,
+                      "backing": absent, "serial": absent,
                   } },
             ]),
         ),

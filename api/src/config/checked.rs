@@ -12,8 +12,9 @@ pub use self::memory::{MemoryHotplugConfig, PmemConfig};
 pub use self::outputs::{LoggerConfig, MetricsConfig, SerialConfig};
 pub use self::services::{BalloonConfig, EntropyConfig, MmdsConfig, VsockConfig};
 use super::{
-    BootSourceSpec, CacheType, ConsoleDevice, ConsoleMode, ConsoleSpec, CpuTemplate, DiskFormat,
-    DriveSpec, HugePages, IoEngine, MacAddr, MachineSpec, NetSpec, RateLimiter, Transport, VmSpec,
+    BackingFile, BootSourceSpec, CacheType, ConsoleDevice, ConsoleMode, ConsoleSpec, CpuTemplate,
+    DiskFormat, DriveSpec, HugePages, IoEngine, MacAddr, MachineSpec, NetSpec, RateLimiter,
+    Transport, VmSpec,
 };
 
 /// A VM's configuration in which everything that can be checked without the host has been; only
@@ -123,6 +124,9 @@ pub struct DriveConfig {
     pub rate_limiter: RateLimiter,
     /// The image's format.
     pub format: DiskFormat,
+    /// The images that a qcow2 image builds upon, from the nearest to the base, at most
+    /// [`MAX_BACKING_FILES`](super::MAX_BACKING_FILES); only the last one can be raw.
+    pub backing: Vec<BackingFile>,
     /// The serial number: 1 to [`MAX_SERIAL_BYTES`](super::MAX_SERIAL_BYTES) printable ASCII bytes.
     pub serial: String,
     /// How many queues, from 1 to [`MAX_QUEUES`](super::MAX_QUEUES).
@@ -147,6 +151,23 @@ impl DriveConfig {
             DriveBackend::Image(path) => Some(path),
             DriveBackend::VhostUser(_) => None,
         }
+    }
+
+    /// The drive's image and what that builds upon. None if somebody else serves the drive.
+    pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
+        let backing = self.backing.iter().map(|backing| backing.path_on_host.as_path());
+        self.image().into_iter().chain(backing)
+    }
+
+    /// Whether the guest can write `file` through this drive.
+    pub(super) fn writes(&self, file: &Path) -> bool {
+        !self.read_only && self.image() == Some(file)
+    }
+
+    /// Whether `file` is one of the drive's, and this drive or its other user, if that `writes`,
+    /// would change it under the eyes of the other.
+    pub(super) fn conflicts(&self, file: &Path, writes: bool) -> bool {
+        self.files().any(|own| own == file) && (writes || self.writes(file))
     }
 }
 
@@ -265,6 +286,7 @@ impl From<DriveConfig> for DriveSpec {
                 io_engine: drive.io_engine,
                 rate_limiter: written(drive.rate_limiter),
                 format: Some(drive.format),
+                backing: drive.backing,
                 serial: Some(drive.serial),
                 ..spec
             },

@@ -138,6 +138,12 @@ pub struct DriveSpec {
     /// guest can write.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub format: Option<DiskFormat>,
+    /// Ours: the images that a qcow2 image builds upon, from the nearest to the base. They're only
+    /// read. Exactly these are opened, whatever the image's header says; without any, an image that
+    /// names one in its header is refused.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 32)]
+    pub backing: Vec<BackingFile>,
     /// Ours: the serial number that the guest sees, by default the `drive_id`'s first 20 bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 20, pattern = "^[ -~]+$")]
@@ -147,11 +153,22 @@ pub struct DriveSpec {
     #[schema(minimum = 1, maximum = 16)]
     pub num_queues: Option<u16>,
     /// The Unix socket of a vhost-user back end that serves the drive, in place of an image: then
-    /// `path_on_host`, `is_read_only`, `io_engine`, `rate_limiter`, `format` and `serial` are the
-    /// back end's affair, and must be absent.
+    /// `path_on_host`, `is_read_only`, `io_engine`, `rate_limiter`, `format`, `backing` and `serial`
+    /// are the back end's affair, and must be absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<SocketPath>)]
     pub socket: Option<PathBuf>,
+}
+
+/// An element of a drive's `backing`: an image that others build upon.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BackingFile {
+    /// The image.
+    #[schema(value_type = HostPath)]
+    pub path_on_host: PathBuf,
+    /// Its format. A raw image builds upon nothing: only the last one can be raw.
+    pub format: DiskFormat,
 }
 
 /// What a guest may rely on after it has flushed a drive.

@@ -7,6 +7,7 @@ use serde_json::{Value, json};
 use super::*;
 use crate::event::ErrorKind;
 
+mod backing;
 mod services;
 
 fn base() -> Value {
@@ -256,6 +257,11 @@ fn malformed_values_are_refused_with_field_and_value() {
             "/drives/1/path_on_host",
             json!("data.img"),
             "drives[1].path_on_host: \"data.img\" is already used",
+        ),
+        (
+            "/drives/0/backing",
+            json!([{ "path_on_host": "b", "format": "raw" }]),
+            "below a raw image",
         ),
         ("/drives/0/serial", json!(""), "is 0 bytes long; it must be 1 to 20"),
         ("/drives/0/serial", json!("x".repeat(21)), "is 21 bytes long"),

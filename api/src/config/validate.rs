@@ -83,9 +83,8 @@ impl VmConfig {
         let index = self.drives.len();
         let drive = devices::drive(index, spec)?;
         devices::refuse_drive_conflict(index, &drive, &self.drives)?;
-        let shared = self.pmem.iter().enumerate().find(|(_, pmem)| {
-            drive.image() == Some(&pmem.path) && !(pmem.read_only && drive.read_only)
-        });
+        let mut pmem = self.pmem.iter().enumerate();
+        let shared = pmem.find(|(_, pmem)| drive.conflicts(&pmem.path, !pmem.read_only));
         match shared {
             None => Ok(drive),
             Some((first, pmem)) => Err(ConfigError::Duplicate {

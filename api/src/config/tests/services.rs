@@ -203,6 +203,11 @@ fn malformed_services_are_refused_with_field_and_reason() {
         ("/drives/0", vhost("rate_limiter", json!({})), "leave out rate_limiter"),
         ("/drives/0", vhost("format", json!("raw")), "leave out format"),
         ("/drives/0", vhost("serial", json!("s")), "leave out serial"),
+        (
+            "/drives/0",
+            vhost("backing", json!([{ "path_on_host": "b", "format": "raw" }])),
+            "leave out backing",
+        ),
         ("/drives/0", vhost("socket", json!("")), "drives[0].socket: is required"),
         ("/drives/0", vhost("socket", json!("x".repeat(108))), "108 bytes long"),
         (

@@ -1,8 +1,10 @@
 //! Drives and network interfaces.
 
+use std::path::Path;
+
 use super::super::{
-    ConfigError, DriveBackend, DriveConfig, DriveSpec, Field, MAX_QUEUES, MAX_SERIAL_BYTES,
-    MacAddr, NetConfig, NetSpec,
+    BackingFile, ConfigError, DiskFormat, DriveBackend, DriveConfig, DriveSpec, Field,
+    MAX_BACKING_FILES, MAX_QUEUES, MAX_SERIAL_BYTES, MacAddr, NetConfig, NetSpec,
 };
 use super::values::{
     check_id, checked_path, checked_socket, in_range, invalid, is_printable, limiter,
@@ -38,6 +40,8 @@ pub(super) fn drive(index: usize, spec: DriveSpec) -> Result<DriveConfig, Config
     let num_queues = spec.num_queues.unwrap_or(1);
     in_range(field("num_queues"), num_queues.into(), 1, MAX_QUEUES.into())?;
     let backend = drive_backend(index, &spec)?;
+    let format = spec.format.unwrap_or_default();
+    let backing = check_backing(field("backing"), &backend, format, spec.backing)?;
     let serial = match spec.serial {
         Some(serial) => check_serial(field("serial"), serial)?,
         None => spec.drive_id.chars().take(MAX_SERIAL_BYTES).collect(),
@@ -50,7 +54,8 @@ pub(super) fn drive(index: usize, spec: DriveSpec) -> Result<DriveConfig, Config
         cache: spec.cache_type.unwrap_or_default(),
         io_engine: spec.io_engine,
         rate_limiter: limiter(spec.rate_limiter),
-        format: spec.format.unwrap_or_default(),
+        format,
+        backing,
         serial,
         num_queues,
         id: spec.drive_id,
@@ -72,6 +77,7 @@ fn drive_backend(index: usize, spec: &DriveSpec) -> Result<DriveBackend, ConfigE
         ("io_engine", spec.io_engine.is_some()),
         ("rate_limiter", spec.rate_limiter.is_some()),
         ("format", spec.format.is_some()),
+        ("backing", !spec.backing.is_empty()),
         ("serial", spec.serial.is_some()),
     ];
     if let Some((key, _)) = given.into_iter().find(|(_, is_given)| *is_given) {
@@ -90,33 +96,68 @@ pub(super) fn refuse_drive_conflict(
 ) -> Result<(), ConfigError> {
     for (other_index, other) in earlier.iter().enumerate() {
         let conflict = if other.id == drive.id {
-            Some(("drive_id", drive.id.clone()))
+            Some(("drive_id", "drive_id", drive.id.clone()))
         } else if other.is_root && drive.is_root {
-            Some(("is_root_device", "true".to_owned()))
+            Some(("is_root_device", "is_root_device", "true".to_owned()))
         } else {
             shared_backend(drive, other)
         };
-        if let Some((key, value)) = conflict {
+        if let Some((key, other_key, value)) = conflict {
             return Err(ConfigError::Duplicate {
                 field: Field::drive(index, key),
                 value,
-                first: Field::drive(other_index, key),
+                first: Field::drive(other_index, other_key),
             });
         }
     }
     Ok(())
 }
 
-/// The key and the value of what serves two drives and may serve one only.
-fn shared_backend(drive: &DriveConfig, other: &DriveConfig) -> Option<(&'static str, String)> {
-    if other.backend != drive.backend {
-        return None;
+/// The keys and the value of what serves two drives and may serve one only.
+fn shared_backend(
+    drive: &DriveConfig,
+    other: &DriveConfig,
+) -> Option<(&'static str, &'static str, String)> {
+    if let DriveBackend::VhostUser(path) = &drive.backend {
+        let is_shared = other.backend == drive.backend;
+        return is_shared.then(|| ("socket", "socket", path.display().to_string()));
     }
-    match &drive.backend {
-        DriveBackend::Image(_) if other.read_only && drive.read_only => None,
-        DriveBackend::Image(path) => Some(("path_on_host", path.display().to_string())),
-        DriveBackend::VhostUser(path) => Some(("socket", path.display().to_string())),
+    let file = drive.files().find(|file| other.conflicts(file, drive.writes(file)))?;
+    let key = |drive: &DriveConfig| match drive.image() {
+        Some(image) if image == file => "path_on_host",
+        _ => "backing",
+    };
+    Some((key(drive), key(other), file.display().to_string()))
+}
+
+/// Checks what an image builds upon: each file once, and nothing below a raw image.
+fn check_backing(
+    field: Field,
+    backend: &DriveBackend,
+    format: DiskFormat,
+    backing: Vec<BackingFile>,
+) -> Result<Vec<BackingFile>, ConfigError> {
+    if backing.len() > MAX_BACKING_FILES {
+        let value = backing.len().to_string();
+        let reason = format!("are too many images: at most {MAX_BACKING_FILES} are possible");
+        return Err(ConfigError::Invalid { field, value, reason });
     }
+    let DriveBackend::Image(image) = backend else { return Ok(backing) };
+    let mut above: Vec<&Path> = vec![image];
+    let mut format_above = format;
+    for file in &backing {
+        let path = checked_path(field.clone(), file.path_on_host.clone())?;
+        if format_above == DiskFormat::Raw {
+            let reason = "can't be below a raw image: only a qcow2 image builds upon another";
+            return Err(invalid(field, path.to_string_lossy(), reason));
+        }
+        if above.contains(&path.as_path()) {
+            return Err(invalid(field, path.to_string_lossy(), "is in the drive's chain twice"));
+        }
+        above.push(&file.path_on_host);
+        format_above = file.format;
+    }
+    Ok(backing)
 }
 
 fn check_serial(field: Field, serial: String) -> Result<String, ConfigError> {

@@ -102,7 +102,7 @@ pub(super) fn refuse_pmem_conflict(
     }
     for (other_index, other) in drives.iter().enumerate() {
         let first = |key| Field::drive(other_index, key);
-        let shares = other.image() == Some(&device.path) && !(other.read_only && device.read_only);
+        let shares = other.conflicts(&device.path, !device.read_only);
         conflicts.extend([
             (shares, "path_on_host", &shown, first("path_on_host")),
             (other.is_root && device.is_root, "root_device", &shown, first("is_root_device")),
