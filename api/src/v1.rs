@@ -20,7 +20,7 @@ pub use instance::{
 pub use memory::{MemoryHotplugStatus, MemoryHotplugUpdate};
 pub(crate) use snapshot::LoadSnapshotBody;
 pub use snapshot::{
-    CreateSnapshotParams, DriveOverride, LoadSnapshotParams, MemoryBackend, MemoryBackendType,
-    NetworkOverride, NewIdentity, NewMac, SnapshotType, VsockOverride,
+    ConsoleOverride, CreateSnapshotParams, DriveOverride, LoadSnapshotParams, MemoryBackend,
+    MemoryBackendType, NetworkOverride, NewIdentity, NewMac, SnapshotType, VsockOverride,
 };
 pub use update::{MachinePatch, PatchDrive, PatchNet, PatchPmem};

@@ -5,6 +5,9 @@ use log::LevelFilter;
 
 use crate::commands::boot::BootArgs;
 use crate::commands::doctor::DoctorArgs;
+use crate::commands::generate::{CompletionArgs, ManArgs};
+use crate::commands::snapshot::SnapshotArgs;
+use crate::commands::vm::{CloneArgs, VmArgs};
 
 /// Boots virtual machines with KVM.
 #[derive(Debug, Parser)]
@@ -24,7 +27,12 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Boot(Box<BootArgs>),
+    Vm(VmArgs),
+    Clone(CloneArgs),
+    Snapshot(SnapshotArgs),
     Doctor(DoctorArgs),
+    Completion(CompletionArgs),
+    Man(ManArgs),
 }
 
 impl Cli {

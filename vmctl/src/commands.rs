@@ -2,3 +2,6 @@
 
 pub(crate) mod boot;
 pub(crate) mod doctor;
+pub(crate) mod generate;
+pub(crate) mod snapshot;
+pub(crate) mod vm;

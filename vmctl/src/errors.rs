@@ -9,7 +9,12 @@ use std::process::{ExitCode, ExitStatus};
 use api::config::ConfigError;
 use api::event::{ErrorKind, Failure, StopReason};
 use api::exit;
+use api::http::ClientError;
+use snapshot::SnapshotError;
 use thiserror::Error;
+
+use crate::registry::RegistryError;
+use crate::registry::status::Status;
 
 /// Why a command ended without success.
 #[derive(Debug, Error)]
@@ -84,6 +89,73 @@ pub(crate) enum CliError {
     /// The VM came to an end that's no success.
     #[error("{}", stop_message(*.0))]
     Stopped(StopReason),
+    /// The registry of VMs can't be used so.
+    #[error(transparent)]
+    Registry(#[from] RegistryError),
+    /// A VM didn't do what it was asked for.
+    #[error("{name}: {error}")]
+    Request {
+        /// The VM.
+        name: String,
+        /// What its VMM said; not printed again.
+        error: ClientError,
+    },
+    /// A VM isn't in a state that the command can deal with.
+    #[error("{name} isn't running: it's {}", status.describe())]
+    NotRunning {
+        /// The VM.
+        name: String,
+        /// How it fares.
+        status: Status,
+    },
+    /// A VM has no such device.
+    #[error("{name} has no device {id}")]
+    NoDevice {
+        /// The VM.
+        name: String,
+        /// What was looked for.
+        id: String,
+        /// All that it has.
+        known: String,
+    },
+    /// A VM's console can't be connected to.
+    #[error("{name} has no console to connect to")]
+    NoConsole {
+        /// The VM.
+        name: String,
+    },
+    /// A VM in the foreground logs to its terminal.
+    #[error("{name} logs to the terminal that it was booted from")]
+    LogIsElsewhere {
+        /// The VM.
+        name: String,
+    },
+    /// A flag's value is malformed.
+    #[error("{flag} {value}: {problem}")]
+    BadValue {
+        /// The flag.
+        flag: &'static str,
+        /// Its value.
+        value: String,
+        /// What's wrong with it.
+        problem: &'static str,
+    },
+    /// Files of a snapshot, a clone or the manual can't be read or written.
+    #[error("{}: can't be {what}", dir.display())]
+    SnapshotDir {
+        /// Where they are.
+        dir: PathBuf,
+        /// What was tried.
+        what: &'static str,
+        /// What the system said.
+        source: io::Error,
+    },
+    /// A snapshot can't be used.
+    #[error(transparent)]
+    Snapshot(Box<SnapshotError>),
+    /// A signal asked this process to end while a VM was started; the VM has ended too.
+    #[error("the VM's start was interrupted")]
+    Interrupted,
     /// The VMM ended without a word.
     #[error("the vmm process ended unexpectedly: {0}")]
     VmmDied(ExitStatus),
@@ -92,7 +164,8 @@ pub(crate) enum CliError {
 impl CliError {
     fn exit_code(&self) -> u8 {
         match self {
-            Self::Config { .. } => exit::USAGE,
+            Self::Config { .. } | Self::BadValue { .. } => exit::USAGE,
+            Self::Registry(error) if error.is_usage() => exit::USAGE,
             Self::Vm { failure, .. } => match failure.kind {
                 ErrorKind::ConfigSyntax
                 | ErrorKind::ConfigInvalid
@@ -109,13 +182,28 @@ impl CliError {
         let source = match self {
             Self::Vm { failure, .. } => return failure.causes.clone(),
             Self::Config { error, .. } => std::error::Error::source(error.as_ref()),
+            Self::Request { error, .. } => std::error::Error::source(error),
             _ => std::error::Error::source(self),
         };
         std::iter::successors(source, |error| error.source()).map(ToString::to_string).collect()
     }
 
-    fn hint(&self) -> Option<&'static str> {
+    fn hint(&self) -> Option<String> {
         match self {
+            Self::Registry(error) => error.hint(),
+            Self::NotRunning { name, status } => Some(status_hint(name, status)),
+            Self::Request { name, error } => request_hint(name, error),
+            Self::NoDevice { known, .. } => Some(format!("it has {known}")),
+            other => other.fixed_hint().map(str::to_owned),
+        }
+    }
+
+    fn fixed_hint(&self) -> Option<&'static str> {
+        match self {
+            Self::NoConsole { .. } => Some(
+                "a detached VM has one, unless --console says otherwise; another's is where \
+                 --console sent it",
+            ),
             Self::Config { error, .. } => config_hint(error),
             Self::VmmNotFound { .. } => Some(
                 "vmm is built and installed beside vmctl (cargo build -p vmm); VMCTL_VMM names \
@@ -187,6 +275,30 @@ fn config_hint(error: &ConfigError) -> Option<&'static str> {
             Some("give --kernel PATH, a bzImage (such as Debian's /boot/vmlinuz-*) or a vmlinux")
         }
         ("vsock.guest_cid", _) => Some("0, 1 and 2 are the host's; 3 is the usual first guest"),
+        _ => None,
+    }
+}
+
+/// What can be done with a VM in this state.
+fn status_hint(name: &str, status: &Status) -> String {
+    match status {
+        Status::Paused => format!("vmctl vm resume {name}"),
+        Status::Starting | Status::Created => "wait until it has started".to_owned(),
+        Status::Unresponsive { .. } => format!("vmctl vm kill {name} ends it"),
+        Status::Crashed | Status::Killed | Status::Failed { .. } => {
+            format!("vmctl vm logs {name} shows what its VMM said; vmctl vm rm {name} forgets it")
+        }
+        _ => format!("vmctl vm rm {name} forgets it"),
+    }
+}
+
+/// What to do about a request that a VMM refused or didn't answer.
+fn request_hint(name: &str, error: &ClientError) -> Option<String> {
+    match error {
+        ClientError::TimedOut { .. } => Some(format!("vmctl vm kill {name} ends it")),
+        ClientError::NoSocket { .. } | ClientError::Refused { .. } | ClientError::HungUp { .. } => {
+            Some(format!("vmctl vm inspect {name} shows what has become of it"))
+        }
         _ => None,
     }
 }

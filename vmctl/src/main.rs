@@ -7,8 +7,10 @@ mod errors;
 mod kernel_cache;
 mod options;
 mod output;
+mod registry;
 mod size;
 mod terminal;
+mod vm;
 mod vmm_process;
 
 use std::process::ExitCode;
@@ -26,6 +28,11 @@ fn main() -> ExitCode {
     env_logger::Builder::new().filter_level(cli.log_level()).init();
     let result = match &cli.command {
         Command::Boot(args) => commands::boot::run(args, cli.log_level(), started_ns),
+        Command::Vm(args) => commands::vm::run(args, cli.log_level()),
+        Command::Clone(args) => commands::vm::run_clone(args, cli.log_level()),
+        Command::Snapshot(args) => commands::snapshot::run(args),
+        Command::Completion(args) => commands::generate::completion(args),
+        Command::Man(args) => commands::generate::man(args),
         Command::Doctor(args) => commands::doctor::run(args),
     };
     match result {

@@ -189,7 +189,7 @@ mod tests {
     #[test]
     fn values_are_checked_against_their_keys() {
         assert_eq!(option("iops=10").parse::<u64>(), Ok(10));
-        assert_eq!(option("bw=1M").size(), Ok(1 << 20));
+        assert_eq!(option("bw=1M").byte_rate(), Ok(1 << 20));
         assert_eq!(option("a=b=c").text(), Ok("b=c".to_owned()));
         assert_eq!(option("iops").text(), Err(OptionError::NoValue("iops".to_owned())));
         assert_eq!(option("iops=").text(), Err(OptionError::NoValue("iops".to_owned())));

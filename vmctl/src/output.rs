@@ -20,3 +20,17 @@ pub(crate) fn print_json(value: &impl serde::Serialize) -> Result<(), CliError> 
     text.push('\n');
     print(&text)
 }
+
+/// Prints two objects as one, in a line of JSON.
+pub(crate) fn print_line(
+    first: &serde_json::Value,
+    second: &impl serde::Serialize,
+) -> Result<(), CliError> {
+    let failed = |error| CliError::Output(io::Error::from(error));
+    let mut line = first.clone();
+    let second = serde_json::to_value(second).map_err(failed)?;
+    if let (Some(line), serde_json::Value::Object(second)) = (line.as_object_mut(), second) {
+        line.extend(second);
+    }
+    print(&format!("{line}\n"))
+}

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::io::{self, Write};
 use std::iter;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 
 use api::config::VmConfig;
@@ -17,6 +17,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::errors::CliError;
+use crate::registry::Entry;
 
 /// The environment variable that names another program than the one beside `vmctl`.
 const VMM_VARIABLE: &str = "VMCTL_VMM";
@@ -31,20 +32,37 @@ const STATUS_FD: i32 = 4;
 /// What a VMM is started with.
 #[derive(Debug)]
 pub(crate) struct Launch<'a> {
-    /// The checked configuration.
-    pub(crate) config: &'a VmConfig,
-    /// Whether the guest's console reads from this process.
-    pub(crate) has_input: bool,
+    /// The VM's place in the registry.
+    pub(crate) entry: &'a Entry,
+    /// The checked configuration, which it starts from at once; without one it waits to be told
+    /// over its API.
+    pub(crate) config: Option<&'a VmConfig>,
+    /// Whether it's to end with this process.
+    pub(crate) tie: Tie,
     /// How long the guest has to power off once its power button is pressed, in seconds.
     pub(crate) shutdown_timeout_s: u32,
     /// How much the VMM logs.
     pub(crate) level: LevelFilter,
 }
 
-/// A running VMM, killed when this is dropped. The kernel kills it if this process dies.
+/// What a VMM has to do with the process that starts it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Tie {
+    /// It ends with this process, whose standard output and error are its own.
+    Foreground {
+        /// Whether the guest's console reads from this process.
+        has_input: bool,
+    },
+    /// It lives on in a session of its own, without any terminal.
+    Detached,
+}
+
+/// A running VMM, killed when this is dropped, unless it was released. The kernel kills it if this
+/// process dies and it isn't detached.
 #[derive(Debug)]
 pub(crate) struct VmmProcess {
     child: Child,
+    released: bool,
     /// Readable once the process has ended.
     pidfd: OwnedFd,
     /// Events, as JSON lines; reading never waits.
@@ -55,32 +73,19 @@ pub(crate) struct VmmProcess {
 
 impl VmmProcess {
     /// Starts a VMM.
-    ///
-    /// It gets a process group of its own: what a terminal sends to the foreground group reaches
-    /// this process only, which decides what to make of it.
     pub(crate) fn start(launch: &Launch<'_>) -> Result<Self, CliError> {
         let path = find()?;
         let failed = |source: io::Error| CliError::VmmStart { path: path.clone(), source };
-        let config = config_file(launch.config).map_err(failed)?;
         let (status, status_writer) =
             pipe_with(PipeFlags::CLOEXEC).map_err(|errno| failed(errno.into()))?;
         fcntl_setfl(&status, OFlags::NONBLOCK).map_err(|errno| failed(errno.into()))?;
-        let mut command = Command::new(&path);
-        command
-            .arg("--config-file")
-            .arg(format!("/proc/self/fd/{CONFIG_FD}"))
-            .arg("--no-api")
-            .args(["--status-fd", &STATUS_FD.to_string()])
-            .args(["--shutdown-timeout", &launch.shutdown_timeout_s.to_string()])
-            .args(["--level", &launch.level.to_string().to_lowercase()])
-            .stdin(if launch.has_input { Stdio::piped() } else { Stdio::null() });
-        std::os::unix::process::CommandExt::process_group(&mut command, 0);
-        command
-            .fd_mappings(vec![
-                FdMapping { parent_fd: config, child_fd: CONFIG_FD },
-                FdMapping { parent_fd: status_writer, child_fd: STATUS_FD },
-            ])
-            .map_err(|error| failed(io::Error::other(error)))?;
+        let mut mappings = vec![FdMapping { parent_fd: status_writer, child_fd: STATUS_FD }];
+        if let Some(config) = launch.config {
+            let parent_fd = config_file(config).map_err(failed)?;
+            mappings.push(FdMapping { parent_fd, child_fd: CONFIG_FD });
+        }
+        let mut command = command(&path, launch);
+        command.fd_mappings(mappings).map_err(|error| failed(io::Error::other(error)))?;
         let child = command.spawn().map_err(failed)?;
         // The command holds the parent's copies of the descriptors: the status pipe would not end.
         drop(command);
@@ -92,7 +97,7 @@ impl VmmProcess {
         match pidfd_open(opened, PidfdFlags::empty()) {
             Ok(pidfd) => {
                 let input = child.stdin.take().map(OwnedFd::from);
-                Ok(Self { child, pidfd, status, input })
+                Ok(Self { child, released: false, pidfd, status, input })
             }
             Err(errno) => {
                 child.kill()?;
@@ -100,6 +105,16 @@ impl VmmProcess {
                 Err(errno.into())
             }
         }
+    }
+
+    /// The process's number.
+    pub(crate) fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Lets it live on without this process.
+    pub(crate) fn release(mut self) {
+        self.released = true;
     }
 
     /// Readable once the process has ended.
@@ -122,10 +137,44 @@ impl VmmProcess {
 
 impl Drop for VmmProcess {
     fn drop(&mut self) {
+        if self.released {
+            return;
+        }
         // Both do nothing to a process that was waited for.
         let _ = self.child.kill();
         let _ = self.child.wait();
     }
+}
+
+/// The program with its flags.
+///
+/// In the foreground it gets a process group of its own: what a terminal sends to the foreground
+/// group reaches this process only, which decides what to make of it. Detached, it makes itself a
+/// session, which only a process that leads no group can.
+fn command(path: &Path, launch: &Launch<'_>) -> Command {
+    let record = &launch.entry.record;
+    let mut command = Command::new(path);
+    command.arg("--api-sock").arg(&record.api_socket).args(["--id", &record.id]);
+    if launch.config.is_some() {
+        command.arg("--config-file").arg(format!("/proc/self/fd/{CONFIG_FD}"));
+    }
+    command
+        .args(["--status-fd", &STATUS_FD.to_string()])
+        .arg("--event-log")
+        .arg(&record.events)
+        .args(["--shutdown-timeout", &launch.shutdown_timeout_s.to_string()])
+        .args(["--level", &launch.level.to_string().to_lowercase()]);
+    match launch.tie {
+        Tie::Foreground { has_input } => {
+            command.stdin(if has_input { Stdio::piped() } else { Stdio::null() });
+            std::os::unix::process::CommandExt::process_group(&mut command, 0);
+        }
+        Tie::Detached => {
+            command.arg("--outlive-parent").arg("--log-path").arg(&record.log);
+            command.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+        }
+    }
+    command
 }
 
 /// Asks the VMM, the only user of KVM, what this host can do.

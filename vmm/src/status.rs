@@ -36,7 +36,7 @@ struct Destinations {
 pub enum Parent {
     /// It's killed.
     Binds,
-    /// It goes on.
+    /// It goes on, in a session of its own: no terminal ends it.
     MayLeave,
 }
 
@@ -52,6 +52,9 @@ impl Status {
         let file = File::from(sys::inherited::take(number)?);
         if parent == Parent::Binds {
             rustix::process::set_parent_process_death_signal(Some(Signal::KILL))?;
+        } else if let Err(error) = rustix::process::setsid() {
+            // It leads a process group: whoever started it made that choice.
+            log::debug!("no session of its own: {error}");
         }
         let status = Self::default();
         *lock(&status.0.parent) = Some(file);

@@ -6,7 +6,7 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
 use super::check;
-use crate::config::{DiskFormat, MacAddr};
+use crate::config::{ConsoleMode, DiskFormat, MacAddr};
 use crate::error::ApiError;
 use crate::schema::{EthernetAddress, HostPath, InterfaceName, SocketPath};
 
@@ -65,9 +65,10 @@ pub struct LoadSnapshotParams {
     pub track_dirty_pages: bool,
     /// Whether the VM runs at once; otherwise it's paused.
     pub resume_vm: bool,
-    /// Whether the guest's clock jumps by the time since the snapshot; otherwise it goes on from
-    /// there.
-    pub clock_realtime: bool,
+    /// Whether the guest's clocks jump by the time since the snapshot, so that its wall clock is
+    /// right; `false` lets them go on from there. They jump unless said.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub clock_realtime: Option<bool>,
     /// TAP interfaces to use in place of those in the snapshot.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub network_overrides: Vec<NetworkOverride>,
@@ -86,6 +87,9 @@ pub struct LoadSnapshotParams {
     /// Ours: what makes the VM another one than that in the snapshot.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub new_identity: Option<NewIdentity>,
+    /// Ours: where the guest's console goes, in place of where it went in the snapshot.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub console_override: Option<ConsoleOverride>,
     /// Whether the request used a key that Firecracker has deprecated.
     #[serde(skip)]
     pub deprecated_keys: bool,
@@ -101,13 +105,14 @@ impl LoadSnapshotParams {
             mem_backend,
             track_dirty_pages: false,
             resume_vm: false,
-            clock_realtime: false,
+            clock_realtime: None,
             network_overrides: Vec::new(),
             vsock_override: None,
             drive_overrides: Vec::new(),
             working_set_path: None,
             record_working_set_path: None,
             new_identity: None,
+            console_override: None,
             deprecated_keys: false,
         }
     }
@@ -170,10 +175,10 @@ pub(crate) struct LoadSnapshotBody {
     /// Whether the VM runs at once; otherwise it's paused.
     #[serde(default)]
     resume_vm: bool,
-    /// Whether the guest's clock jumps by the time since the snapshot; otherwise it goes on from
-    /// there.
-    #[serde(default)]
-    clock_realtime: bool,
+    /// Whether the guest's clocks jump by the time since the snapshot, so that its wall clock is
+    /// right; `false` lets them go on from there. They jump unless said.
+    #[schema(default = true)]
+    clock_realtime: Option<bool>,
     /// TAP interfaces to use in place of those in the snapshot.
     #[serde(default)]
     network_overrides: Vec<NetworkOverride>,
@@ -190,6 +195,8 @@ pub(crate) struct LoadSnapshotBody {
     record_working_set_path: Option<PathBuf>,
     /// Ours: what makes the VM another one than that in the snapshot.
     new_identity: Option<NewIdentity>,
+    /// Ours: where the guest's console goes, in place of where it went in the snapshot.
+    console_override: Option<ConsoleOverride>,
 }
 
 impl TryFrom<LoadSnapshotBody> for LoadSnapshotParams {
@@ -224,6 +231,7 @@ impl TryFrom<LoadSnapshotBody> for LoadSnapshotParams {
             working_set_path: body.working_set_path,
             record_working_set_path: body.record_working_set_path,
             new_identity: body.new_identity,
+            console_override: body.console_override,
             deprecated_keys,
         })
     }
@@ -281,6 +289,19 @@ pub struct DriveOverride {
     /// The image's format; without it, that in the snapshot.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<DiskFormat>,
+}
+
+/// Where the guest's console goes, in place of where it went in the snapshot. The device that the
+/// guest sees stays the same.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct ConsoleOverride {
+    /// What it's connected to.
+    pub mode: ConsoleMode,
+    /// The file, for the mode `file`; the socket, for the mode `socket`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<HostPath>)]
+    pub path: Option<PathBuf>,
 }
 
 /// What makes a VM another one than that in the snapshot that it comes out of.

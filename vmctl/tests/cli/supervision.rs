@@ -88,9 +88,19 @@ fn vmm_gets_the_checked_configuration_and_the_flags_that_are_its_own() {
     let output = host.boot(&["--disk", "a.img", "--shutdown-timeout", "7", "-vv"]);
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let arguments = fs::read_to_string(host.path("args")).unwrap();
-    let expected = "--config-file /proc/self/fd/3 --no-api --status-fd 4 --shutdown-timeout 7 \
-                    --level debug\n";
-    assert_eq!(arguments, expected);
+    let words: Vec<_> = arguments.split_whitespace().collect();
+    let value = |flag| {
+        let place = words.iter().position(|word| *word == flag).unwrap_or_else(|| panic!("{flag}"));
+        words[place + 1]
+    };
+    assert_eq!(value("--config-file"), "/proc/self/fd/3");
+    assert_eq!((value("--status-fd"), value("--shutdown-timeout")), ("4", "7"));
+    assert_eq!(value("--level"), "debug");
+    let dir = host.path("run/vms").join(value("--id"));
+    assert_eq!(value("--api-sock"), dir.join("api.sock").to_str().unwrap());
+    assert_eq!(value("--event-log"), dir.join("events").to_str().unwrap());
+    assert!(!words.contains(&"--outlive-parent"));
+    assert!(!dir.exists(), "nothing is left of a VM that ended in the foreground");
     let config: serde_json::Value =
         serde_json::from_slice(&fs::read(host.path("config")).unwrap()).unwrap();
     assert_eq!(config["drives"][0]["drive_id"], "disk0");

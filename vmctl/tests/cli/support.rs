@@ -49,7 +49,7 @@ impl Host {
 /// The real binary, in a directory, without a VMM.
 pub(crate) fn vmctl(dir: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_vmctl"));
-    command.current_dir(dir).args(arguments);
+    command.current_dir(dir).args(arguments).env("VMCTL_RUNTIME_DIR", dir.join("run"));
     command
 }
 

@@ -67,11 +67,17 @@ pub(crate) struct BootArgs {
     #[arg(long, help_heading = "Devices")]
     pub(crate) balloon: bool,
 
-    /// Where the guest's console goes: `stdio`, `file=PATH` or `none`.
+    /// Where the guest's console goes: `stdio`, `file=PATH`, `socket=PATH` or `none`.
+    ///
+    /// A detached VM's goes to a socket, which `vmctl vm console` connects to.
     ///
     /// Option: `device=serial|virtio`, the device that the guest sees (ttyS0 or hvc0; serial
     /// unless given).
-    #[arg(long, value_name = "stdio|file=PATH|none[,OPTION]", help_heading = "Devices")]
+    #[arg(
+        long,
+        value_name = "stdio|file=PATH|socket=PATH|none[,OPTION]",
+        help_heading = "Devices"
+    )]
     pub(crate) console: Option<ConsoleArg>,
 
     /// vCPUs, from 1 to 32 [default: 1]
@@ -99,6 +105,18 @@ pub(crate) struct BootArgs {
     /// Checks the configuration, prints it as JSON that --config reads, and boots nothing.
     #[arg(long, help_heading = "Running")]
     pub(crate) dry_run: bool,
+
+    /// The VM's name, by which `vmctl vm` finds it; one is made up unless given.
+    #[arg(long, value_name = "NAME", help_heading = "Running")]
+    pub(crate) name: Option<String>,
+
+    /// Leaves the VM to itself once its kernel runs, and prints its identifier.
+    #[arg(short, long, help_heading = "Running")]
+    pub(crate) detach: bool,
+
+    /// The Unix socket of the VM's HTTP API; one in the runtime directory unless given.
+    #[arg(long, value_name = "PATH", help_heading = "Running")]
+    pub(crate) api_socket: Option<PathBuf>,
 
     /// Writes when each step of the boot was reached, as JSON lines (CLOCK_MONOTONIC, in ns).
     #[arg(long, value_name = "FILE", help_heading = "Running")]

@@ -20,7 +20,7 @@ const MAX_PENDING_BYTES: usize = 64 * 1024;
 
 /// Passes standard input on to the VMM, and watches for escape sequences if it's a terminal.
 #[derive(Debug)]
-pub(super) struct ConsoleInput {
+pub(crate) struct ConsoleInput {
     /// The pipe that's the VMM's standard input; closed once all input has gone through.
     guest: Option<File>,
     pending: VecDeque<u8>,
@@ -31,7 +31,7 @@ pub(super) struct ConsoleInput {
 
 impl ConsoleInput {
     /// Makes a terminal raw; `guest` is the writing end of the VMM's standard input.
-    pub(super) fn connect(guest: OwnedFd) -> io::Result<Self> {
+    pub(crate) fn connect(guest: OwnedFd) -> io::Result<Self> {
         let flags = fcntl_getfl(&guest)?;
         fcntl_setfl(&guest, flags | OFlags::NONBLOCK)?;
         Ok(Self {
@@ -43,25 +43,25 @@ impl ConsoleInput {
     }
 
     /// Whether keys are watched for escape sequences.
-    pub(super) fn is_terminal(&self) -> bool {
+    pub(crate) fn is_terminal(&self) -> bool {
         self.terminal.is_some() && io::stderr().is_terminal()
     }
 
     /// Standard input, if more of it is wanted: a file or a pipe waits for a slow guest, a
     /// terminal doesn't.
-    pub(super) fn source(&self) -> Option<BorrowedFd<'static>> {
+    pub(crate) fn source(&self) -> Option<BorrowedFd<'static>> {
         let has_room = self.pending.is_empty() || self.terminal.is_some();
         (!self.ended && has_room).then(rustix::stdio::stdin)
     }
 
     /// The VMM's end, if something waits to be written there.
-    pub(super) fn sink(&self) -> Option<BorrowedFd<'_>> {
+    pub(crate) fn sink(&self) -> Option<BorrowedFd<'_>> {
         let guest = self.guest.as_ref()?;
         (!self.pending.is_empty()).then(|| guest.as_fd())
     }
 
     /// Reads once what's there, and returns what the escape sequences in it ask for.
-    pub(super) fn read(&mut self) -> Vec<Request> {
+    pub(crate) fn read(&mut self) -> Vec<Request> {
         let mut buffer = [0; READ_BYTES];
         // Not through the standard library's buffer: what that holds back, no poll would tell.
         let length = match rustix::io::read(rustix::stdio::stdin(), &mut buffer[..]) {
@@ -90,7 +90,7 @@ impl ConsoleInput {
     }
 
     /// Writes as much as the VMM takes now.
-    pub(super) fn write(&mut self) {
+    pub(crate) fn write(&mut self) {
         let Some(guest) = &mut self.guest else {
             self.pending.clear();
             return;
@@ -114,7 +114,7 @@ impl ConsoleInput {
     }
 
     /// Sets the terminal's modes again after this process was stopped and continued.
-    pub(super) fn resume(&self) -> io::Result<()> {
+    pub(crate) fn resume(&self) -> io::Result<()> {
         match &self.terminal {
             Some((raw, _)) => raw.apply(),
             None => Ok(()),

@@ -141,19 +141,23 @@ impl FromStr for ConsoleArg {
                     path = Some(PathBuf::from(option.text()?));
                     ConsoleMode::File
                 }
+                "socket" => {
+                    path = Some(PathBuf::from(option.text()?));
+                    ConsoleMode::Socket
+                }
                 "device" => {
                     let devices =
                         [("serial", ConsoleDevice::Serial), ("virtio", ConsoleDevice::Virtio)];
                     device = option.word(&devices)?;
                     continue;
                 }
-                _ => return Err(option.unknown("stdio, file=PATH, none, device")),
+                _ => return Err(option.unknown("stdio, file=PATH, socket=PATH, none, device")),
             };
             if mode.replace(chosen).is_some() {
-                return Err(OptionError::Repeated("stdio, file or none".to_owned()));
+                return Err(OptionError::Repeated("stdio, file, socket or none".to_owned()));
             }
         }
-        let mode = mode.ok_or(OptionError::Missing("stdio, file=PATH or none"))?;
+        let mode = mode.ok_or(OptionError::Missing("stdio, file=PATH, socket=PATH or none"))?;
         Ok(Self { text: text.to_owned(), spec: ConsoleSpec { mode, path, device } })
     }
 }

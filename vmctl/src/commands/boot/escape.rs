@@ -4,7 +4,15 @@
 const CTRL_A: u8 = 0x01;
 
 /// What the sequences are, for someone who asks.
-pub(super) const HELP: &str = "\
+pub(crate) const HELP: &str = "\
+Ctrl-A x       ends the VM at once
+Ctrl-A p       presses the guest's power button
+Ctrl-A h       shows this
+Ctrl-A Ctrl-A  sends Ctrl-A to the guest";
+
+/// The same for a console that was attached to.
+pub(crate) const ATTACHED_HELP: &str = "\
+Ctrl-A d       leaves the VM to itself
 Ctrl-A x       ends the VM at once
 Ctrl-A p       presses the guest's power button
 Ctrl-A h       shows this
@@ -12,24 +20,26 @@ Ctrl-A Ctrl-A  sends Ctrl-A to the guest";
 
 /// What a sequence asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Request {
+pub(crate) enum Request {
     /// End the VM at once.
     Quit,
     /// Press the guest's power button.
     PowerButton,
+    /// Leave the VM to itself.
+    Detach,
     /// Say which sequences there are.
     Help,
 }
 
 /// Takes sequences out of what's typed.
 #[derive(Debug, Default)]
-pub(super) struct EscapeFilter {
+pub(crate) struct EscapeFilter {
     escaped: bool,
 }
 
 impl EscapeFilter {
     /// Appends to `guest` what's meant for it, and returns what else was asked for, in order.
-    pub(super) fn feed(&mut self, typed: &[u8], guest: &mut Vec<u8>) -> Vec<Request> {
+    pub(crate) fn feed(&mut self, typed: &[u8], guest: &mut Vec<u8>) -> Vec<Request> {
         let mut requests = Vec::new();
         for &byte in typed {
             if !self.escaped {
@@ -43,6 +53,7 @@ impl EscapeFilter {
             match byte {
                 b'x' | b'X' => requests.push(Request::Quit),
                 b'p' | b'P' => requests.push(Request::PowerButton),
+                b'd' | b'D' => requests.push(Request::Detach),
                 b'h' | b'H' | b'?' => requests.push(Request::Help),
                 CTRL_A => guest.push(CTRL_A),
                 // No sequence: both are the guest's.

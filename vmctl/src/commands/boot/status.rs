@@ -13,7 +13,7 @@ const MAX_READ_BYTES: usize = 64 * 1024;
 
 /// Puts lines together from what a pipe gives.
 #[derive(Debug, Default)]
-pub(super) struct StatusLines {
+pub(crate) struct StatusLines {
     partial: Vec<u8>,
     /// The rest of a line that was too long is dropped.
     skipping: bool,
@@ -22,13 +22,13 @@ pub(super) struct StatusLines {
 
 impl StatusLines {
     /// Whether the writer has closed its end.
-    pub(super) fn ended(&self) -> bool {
+    pub(crate) fn ended(&self) -> bool {
         self.ended
     }
 
     /// Reads until nothing's left for now, or there's too much of it, and returns the events that
     /// became whole.
-    pub(super) fn read(&mut self, pipe: &mut impl Read) -> io::Result<Vec<Event>> {
+    pub(crate) fn read(&mut self, pipe: &mut impl Read) -> io::Result<Vec<Event>> {
         let mut events = Vec::new();
         let mut buffer = [0; 4096];
         let mut taken = 0;

@@ -23,10 +23,10 @@ use crate::errors::{CliError, notice};
 use crate::vmm_process::VmmProcess;
 
 /// Signals as bytes on a socket, so that one wait covers them and all else.
-pub(super) type Signals = SignalDelivery<UnixStream, SignalOnly>;
+pub(crate) type Signals = SignalDelivery<UnixStream, SignalOnly>;
 
 /// Takes over the signals that would end this process, and the one that continues it.
-pub(super) fn take_signals() -> Result<Signals, CliError> {
+pub(crate) fn take_signals() -> Result<Signals, CliError> {
     let failed = |source| CliError::System { what: "signals can't be handled", source };
     let (read, write) = UnixStream::pair().map_err(failed)?;
     let signals = [SIGTERM, SIGINT, SIGHUP, SIGQUIT, SIGCONT];
@@ -225,6 +225,11 @@ impl Supervisor {
                     let signals = self.shutdown.press_power_button(Instant::now());
                     self.send(signals);
                 }
+                Request::Detach => {
+                    notice(
+                        "\nThis VM ends with vmctl; boot it with --detach to leave it to itself.",
+                    );
+                }
                 Request::Help => notice(&format!("\n{}", escape::HELP)),
             }
         }
@@ -258,7 +263,7 @@ impl Ended {
 }
 
 /// Names the flag that a failure is about.
-fn explain(failure: Failure, origins: &Origins) -> CliError {
+pub(super) fn explain(failure: Failure, origins: &Origins) -> CliError {
     let field = failure.field.clone().or_else(|| field_of(failure.kind));
     let place = field.map(|field| origins.place(&field));
     CliError::Vm { place, failure: Box::new(failure) }

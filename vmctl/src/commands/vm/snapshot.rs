@@ -1,0 +1,181 @@
+//! `vmctl vm snapshot|fork`: saving a VM.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use api::config::VmSpec;
+use api::ext::{ForkDrive, ForkParams};
+use api::v1::{CreateSnapshotParams, SnapshotType};
+use clap::Args;
+use serde_json::json;
+
+use super::{connect, is_paused, refused};
+use crate::errors::CliError;
+use crate::output;
+use crate::registry::{Entry, Registry};
+
+/// Saves a VM into a directory: its state, its memory and its configuration.
+///
+/// The VM stands still while it's saved. Its disks aren't saved: they must stay as they are, or be
+/// copied while the VM is paused; `vmctl vm fork` takes them along.
+#[derive(Debug, Args)]
+pub(super) struct SnapshotArgs {
+    /// The VM.
+    name: String,
+
+    /// The directory, which is made; NAME.snapshot unless given.
+    dir: Option<PathBuf>,
+
+    /// Saves only the memory that was written since the snapshot before. The VM must track its
+    /// pages (`track_dirty_pages`), and `vmctl snapshot merge` makes a full snapshot of it.
+    #[arg(long)]
+    diff: bool,
+
+    /// Whether the VM goes on afterwards: one that ran does unless told otherwise, one that was
+    /// paused doesn't.
+    #[arg(long, value_name = "BOOL")]
+    resume: Option<bool>,
+
+    /// Prints where the files are as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// Saves one consistent point of a VM while it runs on, its disks included.
+#[derive(Debug, Args)]
+pub(super) struct ForkArgs {
+    /// The VM.
+    name: String,
+
+    /// The directory, which is made; NAME.snapshot unless given.
+    dir: Option<PathBuf>,
+
+    /// Prints where the files are, and how long the VM stood still, as JSON.
+    #[arg(long)]
+    json: bool,
+}
+
+/// The directory of a snapshot.
+#[derive(Clone, Debug)]
+pub(crate) struct SnapshotDir {
+    pub(crate) dir: PathBuf,
+}
+
+impl SnapshotDir {
+    /// Names the files in `dir`, whose path is made absolute: the VMM may work elsewhere.
+    pub(crate) fn new(dir: &Path) -> Self {
+        Self { dir: std::path::absolute(dir).unwrap_or_else(|_| dir.to_owned()) }
+    }
+
+    /// Makes the directory, unless it's there.
+    pub(super) fn create(&self) -> Result<(), CliError> {
+        fs::create_dir_all(&self.dir).map_err(self.failed("made"))
+    }
+
+    pub(crate) fn state(&self) -> PathBuf {
+        self.dir.join("vm.state")
+    }
+
+    pub(crate) fn memory(&self) -> PathBuf {
+        self.dir.join("vm.mem")
+    }
+
+    fn config(&self) -> PathBuf {
+        self.dir.join("config.json")
+    }
+
+    fn disk(&self, id: &str) -> PathBuf {
+        self.dir.join(format!("{id}.disk"))
+    }
+
+    pub(super) fn write_config(&self, config: &VmSpec) -> Result<(), CliError> {
+        let text = serde_json::to_vec_pretty(config).map_err(io::Error::from);
+        text.and_then(|text| fs::write(self.config(), text)).map_err(self.failed("written"))
+    }
+
+    pub(super) fn read_config(&self) -> Result<VmSpec, CliError> {
+        let text = fs::read(self.config()).map_err(self.failed("read"))?;
+        serde_json::from_slice(&text).map_err(|error| self.failed("read")(error.into()))
+    }
+
+    fn failed(&self, what: &'static str) -> impl FnOnce(io::Error) -> CliError {
+        let dir = self.dir.clone();
+        move |source| CliError::SnapshotDir { dir, what, source }
+    }
+}
+
+pub(super) fn snapshot(registry: &Registry, args: &SnapshotArgs) -> Result<u8, CliError> {
+    let entry = registry.find(&args.name)?;
+    let was_paused = is_paused(&entry)?;
+    let mut api = connect(&entry)?;
+    let dir = target(&entry, args.dir.as_deref());
+    dir.create()?;
+    let config = api.config().map_err(refused(&entry))?;
+    if !was_paused {
+        api.pause().map_err(refused(&entry))?;
+    }
+    let saved = api
+        .create_snapshot(&CreateSnapshotParams {
+            snapshot_type: if args.diff { SnapshotType::Diff } else { SnapshotType::Full },
+            snapshot_path: dir.state(),
+            mem_file_path: dir.memory(),
+        })
+        .map_err(refused(&entry))
+        .and_then(|()| dir.write_config(&config));
+    // A VM that ran runs on, also when it couldn't be saved.
+    let resume = args.resume.unwrap_or(!was_paused) || (saved.is_err() && !was_paused);
+    if resume {
+        api.resume().map_err(refused(&entry))?;
+    }
+    saved?;
+    say(&dir, args.json, &json!({ "resumed": resume }))
+}
+
+pub(super) fn fork(registry: &Registry, args: &ForkArgs) -> Result<u8, CliError> {
+    let entry = registry.find(&args.name)?;
+    let dir = target(&entry, args.dir.as_deref());
+    let report = fork_into(&entry, &dir)?;
+    say(&dir, args.json, &report)
+}
+
+/// Saves one consistent point of a VM that may run on.
+pub(super) fn fork_into(
+    entry: &Entry,
+    dir: &SnapshotDir,
+) -> Result<api::ext::ForkReport, CliError> {
+    is_paused(entry)?;
+    let mut api = connect(entry)?;
+    dir.create()?;
+    let mut config = api.config().map_err(refused(entry))?;
+    let mut drives = Vec::new();
+    for drive in config.drives.iter_mut().filter(|drive| drive.is_read_only != Some(true)) {
+        let path_on_host = dir.disk(&drive.drive_id);
+        drives.push(ForkDrive {
+            drive_id: drive.drive_id.clone(),
+            path_on_host: path_on_host.clone(),
+        });
+        drive.path_on_host = Some(path_on_host);
+    }
+    let params = ForkParams { snapshot_path: dir.state(), mem_file_path: dir.memory(), drives };
+    let report = api.fork(&params).map_err(refused(entry))?;
+    dir.write_config(&config)?;
+    Ok(report)
+}
+
+fn target(entry: &Entry, dir: Option<&Path>) -> SnapshotDir {
+    match dir {
+        Some(dir) => SnapshotDir::new(dir),
+        None => SnapshotDir::new(Path::new(&format!("{}.snapshot", entry.record.name))),
+    }
+}
+
+fn say(dir: &SnapshotDir, as_json: bool, more: &impl serde::Serialize) -> Result<u8, CliError> {
+    if as_json {
+        let files = json!({ "dir": dir.dir, "state": dir.state(), "memory": dir.memory() });
+        output::print_line(&files, more)?;
+    } else {
+        output::print(&format!("{}\n", dir.dir.display()))?;
+    }
+    Ok(api::exit::STOPPED)
+}
