@@ -63,6 +63,11 @@ impl PendingFile {
         &self.target
     }
 
+    /// Returns where it is meanwhile.
+    pub(crate) fn temporary(&self) -> &Path {
+        &self.temporary
+    }
+
     /// Makes what was written durable. Its name is still the hidden one.
     ///
     /// # Errors

@@ -12,6 +12,7 @@ use super::hash::{MemoryHash, checksum, is_zero};
 use super::trailer::{EXTENT_BYTES, Extent, TRAILER_BYTES, Trailer, TrailerError, decode_extents};
 use super::{PAGE, PAGE_BYTES};
 use crate::error::SnapshotError;
+use crate::publish::PendingFile;
 use crate::header::{Kind, MemoryInfo, MemoryRegion, SnapshotHeader};
 use crate::id::SnapshotId;
 
@@ -69,6 +70,14 @@ impl MemoryFile {
         }
         let extents = read_extents(&file, path, &trailer)?;
         Ok(Self { file, path: path.to_owned(), trailer, extents })
+    }
+
+    /// Opens a memory file that is complete and hasn't got its name yet.
+    ///
+    /// # Errors
+    /// As [`open`](Self::open).
+    pub fn of_pending(pending: &PendingFile) -> Result<Self, SnapshotError> {
+        Self::open(pending.temporary())
     }
 
     /// Opens the memory file that belongs to `header`, at `path` or where a writer that was killed

@@ -15,6 +15,7 @@ mod change;
 mod console;
 mod counters;
 mod cpu_template;
+mod device_memory;
 mod fork;
 mod legacy;
 mod registry;
@@ -43,6 +44,7 @@ use legacy::Legacy;
 use registry::Devices;
 
 pub use builder::MachineBuilder;
+pub(crate) use fork::ForkedDrives;
 pub(crate) use state::MachineState;
 
 /// The architecture of the host and so of its guests.

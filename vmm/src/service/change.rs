@@ -46,6 +46,9 @@ impl Vmm {
             }
             A::StartHinting(start) => self.on_machine(|machine| machine.start_hinting(start)),
             A::StopHinting => self.on_machine(Machine::stop_hinting),
+            A::UpdatePmem(patch) => self.on_machine(|machine| machine.update_pmem(&patch)),
+            A::HotplugPmem(spec) => self.plug(|machine| machine.plug_pmem(spec)),
+            A::HotunplugPmem(id) => self.on_machine(|machine| machine.unplug_pmem(&id)),
             A::HotplugDrive(spec) => self.plug(|machine| machine.plug_drive(spec)),
             A::HotplugNet(spec) => self.plug(|machine| machine.plug_net(spec)),
             A::HotunplugDrive(id) => self.on_machine(|machine| machine.unplug_drive(&id)),

@@ -31,6 +31,7 @@ use crate::cli::Cli;
 use crate::error::VmmError;
 use crate::host_probe;
 use crate::machine::{Machine, MachineBuilder, Surroundings};
+use crate::snapshot::LazyMemory;
 use crate::status::{Status, monotonic_ns};
 use crate::stop::{StopReason, StopSignal};
 
@@ -41,7 +42,7 @@ pub use state::VmState;
 
 use configure::Configuration;
 use metrics::Metrics;
-use snapshots::Capture;
+use snapshots::{Capture, LastSnapshot};
 
 /// What a VM is given by the command line that started its process.
 pub struct Settings {
@@ -86,6 +87,10 @@ pub struct Vmm {
     machine_started_ns: Option<u64>,
     /// The snapshot that the machine was loaded from.
     restored_from: Option<PathBuf>,
+    /// What the next differential snapshot builds upon.
+    last_snapshot: Option<LastSnapshot>,
+    /// Who supplies the pages of a machine that was loaded lazily.
+    lazy_memory: Option<LazyMemory>,
     /// A live fork that isn't complete.
     capture: Option<Capture>,
     /// The guest was asked to power off, and has until this time.
@@ -129,6 +134,8 @@ impl Vmm {
             connected: false,
             machine_started_ns: None,
             restored_from: None,
+            last_snapshot: None,
+            lazy_memory: None,
             capture: None,
             deadline: None,
         })

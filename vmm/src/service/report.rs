@@ -47,7 +47,13 @@ impl Vmm {
     pub(super) fn full_config(&self) -> VmSpec {
         match &self.machine {
             Some(machine) => VmSpec::from(machine.config().clone()),
-            None => self.configuration.spec().clone(),
+            None => {
+                let mut spec = self.configuration.spec().clone();
+                if spec.machine_config.is_none() {
+                    spec.machine_config = self.machine_config().ok();
+                }
+                spec
+            }
         }
     }
 

@@ -5,7 +5,9 @@ use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 use std::sync::Arc;
 use std::time::Duration;
 
-use event_manager::{EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberOps};
+use event_manager::{
+    EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberId, SubscriberOps,
+};
 use rustix::time::{
     Itimerspec, TimerfdClockId, TimerfdFlags, TimerfdTimerFlags, Timespec, timerfd_create,
     timerfd_settime,
@@ -95,10 +97,14 @@ impl Vmm {
         events.add_subscriber(Box::new(Waker(fds)));
         loop {
             self.connect_machine(&mut events);
+            let capture = self.watch_capture(&mut events);
             if let Some(reason) = self.stop.reason().cloned() {
                 return self.end(reason);
             }
             events.run().map_err(failed)?;
+            if let Some(watcher) = capture {
+                events.remove_subscriber(watcher).map_err(failed)?;
+            }
             self.serve_signals(&wakes);
             self.serve_timers(&wakes);
             for (action, reply) in wakes.inbox.take() {
@@ -121,6 +127,12 @@ impl Vmm {
         if let Some(ejections) = machine.ejections() {
             events.add_subscriber(Box::new(Waker(vec![ejections])));
         }
+    }
+
+    /// Has the loop wake when the memory of a fork is complete.
+    fn watch_capture(&self, events: &mut Loop) -> Option<SubscriberId> {
+        let done = self.capture.as_ref()?.done()?;
+        Some(events.add_subscriber(Box::new(Waker(vec![done]))))
     }
 
     fn serve_signals(&mut self, wakes: &Wakes) {

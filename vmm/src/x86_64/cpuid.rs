@@ -9,6 +9,8 @@ use kvm_bindings::{
 };
 use kvm_ioctls::{Cap, Kvm, VcpuFd};
 
+use snapshot::CpuSummary;
+
 use crate::error::VmmError;
 
 /// What KVM can offer a guest on this host, and what the guest is offered of it.
@@ -60,6 +62,30 @@ impl HostCpuid {
     /// Returns the changes that a user asked for.
     pub(super) fn template(&self) -> &CpuTemplate {
         &self.template
+    }
+
+    /// Describes the host's CPU in short.
+    pub(crate) fn summary(&self) -> CpuSummary {
+        let leaf = |function| self.host.iter().find(|entry| entry.function == function);
+        // Three leaves of 16 characters each, filled up with zeros (APM 3 §E.4.3).
+        let name = (0x8000_0002..=0x8000_0004).filter_map(leaf).flat_map(|entry| {
+            [entry.eax, entry.ebx, entry.ecx, entry.edx].into_iter().flat_map(u32::to_le_bytes)
+        });
+        let name: Vec<u8> = name.take_while(|byte| *byte != 0).collect();
+        let signature = leaf(1).map_or(0, |entry| entry.eax);
+        let base_family = signature >> 8 & 0xf;
+        CpuSummary {
+            vendor: CpuSnapshot::new(&self.host, &self.host, self.xsave_bytes).vendor,
+            model_name: String::from_utf8_lossy(&name).trim().to_owned(),
+            // Extended fields count where the base family has no more room (SDM 2A, CPUID).
+            family: if base_family == 0xf {
+                base_family + (signature >> 20 & 0xff)
+            } else {
+                base_family
+            },
+            model: signature >> 4 & 0xf | (signature >> 16 & 0xf) << 4,
+            stepping: signature & 0xf,
+        }
     }
 
     /// Describes the CPU of a guest whose vCPUs' CPUID says `guest`, for a snapshot's header.

@@ -1,0 +1,184 @@
+//! Makes a machine out of a snapshot's files.
+
+use std::time::Instant;
+
+use api::ApiError;
+use api::config::{DriveSpec, HugePages, VmConfig, VmSpec};
+use api::event::Event;
+use api::v1::{LoadSnapshotParams, MemoryBackendType, NewIdentity};
+use devices::GuestRam;
+use snapshot::lazy::WorkingSet;
+use snapshot::memory::MemoryFile;
+use snapshot::{Kind, SnapshotHeader};
+
+use super::{LastSnapshot, parse_state};
+use crate::error::VmmError;
+use crate::host_probe;
+use crate::machine::{MachineBuilder, MachineState};
+use crate::memory::{self, Backing, Pages};
+use crate::service::metrics::Latency;
+use crate::service::{VmState, Vmm, fault};
+use crate::snapshot::LazyMemory;
+use crate::status::monotonic_ns;
+use crate::x86_64::ClockPolicy;
+
+/// Guest memory, and what must live as long as it.
+struct Loaded {
+    memory: GuestRam,
+    lazy: Option<LazyMemory>,
+}
+
+impl Vmm {
+    /// Makes the machine that `params` names; it's paused unless it's to be resumed.
+    pub(in crate::service) fn load_snapshot(
+        &mut self,
+        params: LoadSnapshotParams,
+    ) -> Result<(), ApiError> {
+        if !self.configuration.is_untouched() {
+            return Err(ApiError::bad_request(
+                "Loading a microVM snapshot not allowed after configuring boot-specific \
+                 resources: load it in a VMM that was just started.",
+            ));
+        }
+        if params.deprecated_keys {
+            log::warn!(
+                "PUT /snapshot/load: mem_file_path and enable_diff_snapshots are deprecated; \
+                 use mem_backend and track_dirty_pages"
+            );
+        }
+        let since = Instant::now();
+        self.load(&params).map_err(|error| fault(&error))?;
+        self.metrics.set_latency(Latency::LoadSnapshot, since.elapsed());
+        let snapshot_path = params.snapshot_path.clone();
+        self.restored_from = Some(snapshot_path.clone());
+        self.status.send(&Event::SnapshotLoaded { snapshot_path, monotonic_ns: monotonic_ns() });
+        if params.resume_vm { self.resume() } else { Ok(()) }
+    }
+
+    fn load(&mut self, params: &LoadSnapshotParams) -> Result<(), VmmError> {
+        let failed = |error| VmmError::snapshot("load the snapshot", error);
+        let file = snapshot::state::open(&params.snapshot_path).map_err(failed)?;
+        if file.header.kind == Kind::Diff {
+            let reason = "it is differential: merge it with the snapshot that it builds upon \
+                          first (vmctl snapshot merge)";
+            return Err(VmmError::snapshot("load the snapshot", reason));
+        }
+        let state = parse_state(&file.state)?;
+        let config = adapt(state.config.clone(), params)?;
+        host_probe::can_run_linux()?;
+        let loaded = load_memory(&config, &file.header, params)?;
+        self.use_config(&config)?;
+        let clock = match params.clock_realtime {
+            Some(false) => ClockPolicy::Continue,
+            _ => ClockPolicy::Advance,
+        };
+        self.build(config, state, loaded, clock)?;
+        self.last_snapshot = Some(LastSnapshot(file.header.id));
+        Ok(())
+    }
+
+    fn build(
+        &mut self,
+        config: VmConfig,
+        state: MachineState,
+        loaded: Loaded,
+        clock: ClockPolicy,
+    ) -> Result<(), VmmError> {
+        let builder = MachineBuilder::new(config, self.surroundings());
+        let machine = builder.restore(state, loaded.memory, clock)?;
+        self.lazy_memory = loaded.lazy;
+        self.adopt(machine, VmState::Paused);
+        Ok(())
+    }
+}
+
+/// Gets guest memory from where `params` says.
+fn load_memory(
+    config: &VmConfig,
+    header: &SnapshotHeader,
+    params: &LoadSnapshotParams,
+) -> Result<Loaded, VmmError> {
+    let failed = |error| VmmError::snapshot("load the snapshot's memory", error);
+    let pages = match config.machine.huge_pages {
+        HugePages::None => Pages::Ordinary,
+        HugePages::Size2M => Pages::Huge2M,
+    };
+    let backing = Backing { pages, tracked: config.machine.track_dirty_pages };
+    let path = &params.mem_backend.backend_path;
+    match params.mem_backend.backend_type {
+        MemoryBackendType::File => {
+            let file = MemoryFile::open_for(path, header).map_err(failed)?;
+            if let Some(path) = &params.working_set_path {
+                let working_set = WorkingSet::load(path, &file).map_err(failed)?;
+                working_set
+                    .read_ahead(&file)
+                    .map_err(|source| VmmError::os("read the working set ahead", source))?;
+            }
+            let memory = match pages {
+                Pages::Ordinary => memory::map_snapshot(&file, &backing)?,
+                Pages::Huge2M => memory::load(&file, &backing)?,
+            };
+            Ok(Loaded { memory, lazy: None })
+        }
+        MemoryBackendType::Uffd => {
+            let ranges: Vec<_> = header
+                .regions
+                .iter()
+                .map(|region| (vm_memory::GuestAddress(region.guest_address), region.size_bytes))
+                .collect();
+            let memory = memory::allocate(&ranges, &backing)?;
+            let lazy = LazyMemory::connect(&memory, path)
+                .map_err(|error| VmmError::snapshot("load the snapshot's memory", error))?;
+            Ok(Loaded { memory, lazy: Some(lazy) })
+        }
+    }
+}
+
+/// Changes the snapshot's configuration as `params` says, and checks all of it: it comes from a
+/// file.
+fn adapt(mut spec: VmSpec, params: &LoadSnapshotParams) -> Result<VmConfig, VmmError> {
+    let unknown = |what: &str, id: &str| {
+        let reason = format!("the snapshot has no {what} of the identifier {id:?}");
+        VmmError::snapshot("change the snapshot's configuration", reason)
+    };
+    for change in &params.network_overrides {
+        let net = spec.network_interfaces.iter_mut().find(|net| net.iface_id == change.iface_id);
+        let net = net.ok_or_else(|| unknown("network interface", &change.iface_id))?;
+        net.host_dev_name.clone_from(&change.host_dev_name);
+    }
+    for change in &params.drive_overrides {
+        let drive = spec.drives.iter_mut().find(|drive| drive.drive_id == change.drive_id);
+        let drive: &mut DriveSpec = drive.ok_or_else(|| unknown("drive", &change.drive_id))?;
+        drive.path_on_host = Some(change.path_on_host.clone());
+        if change.format.is_some() {
+            drive.format = change.format;
+        }
+    }
+    if let Some(change) = &params.vsock_override {
+        let vsock = spec.vsock.as_mut().ok_or_else(|| unknown("socket device", "vsock"))?;
+        vsock.uds_path.clone_from(&change.uds_path);
+    }
+    if let Some(change) = &params.console_override {
+        let console = spec.console.get_or_insert_default();
+        console.mode = change.mode;
+        console.path.clone_from(&change.path);
+    }
+    if let Some(identity) = &params.new_identity {
+        change_identity(&mut spec, identity).map_err(|id| unknown("network interface", &id))?;
+    }
+    spec.machine_config.get_or_insert_default().track_dirty_pages = Some(params.track_dirty_pages);
+    Ok(spec.validate()?)
+}
+
+/// Gives interfaces and sockets new addresses, or names the interface that there isn't.
+fn change_identity(spec: &mut VmSpec, identity: &NewIdentity) -> Result<(), String> {
+    for change in &identity.mac_addresses {
+        let net = spec.network_interfaces.iter_mut().find(|net| net.iface_id == change.iface_id);
+        let net = net.ok_or_else(|| change.iface_id.clone())?;
+        net.guest_mac = Some(change.guest_mac.to_string());
+    }
+    if let (Some(cid), Some(vsock)) = (identity.guest_cid, &mut spec.vsock) {
+        vsock.guest_cid = cid.into();
+    }
+    Ok(())
+}
