@@ -30,11 +30,10 @@ struct Rig {
 impl Rig {
     fn new(image: &Path, engine: Engine) -> Result<Self> {
         let disk = Disk::open(&DiskOptions {
-            path: image.to_owned(),
             format: Some(Format::Raw),
-            read_only: false,
             cache: Cache::WriteBack,
             engine: Some(engine),
+            ..DiskOptions::new(image)
         })?;
         let mut block = Block::new(&BlockConfig::default(), disk)?;
         let mut queues = queues(&guest_ram(), 1);

@@ -95,6 +95,31 @@ impl FileLock {
         }
         Ok(lock)
     }
+
+    /// Lets others read the image: a writer's lock becomes a reader's. The holder doesn't write from
+    /// before this on.
+    ///
+    /// # Errors
+    /// The host's answer; nothing has changed then.
+    pub fn downgrade(&self) -> io::Result<()> {
+        set(self.file.as_raw_fd(), libc::F_UNLCK, (DOES + WRITE, 1))
+    }
+
+    /// Makes a lock that was [downgraded](Self::downgrade) a writer's again.
+    ///
+    /// # Errors
+    /// [`LockError`] when somebody reads the image. The lock stays a reader's then.
+    pub fn upgrade(&self) -> Result<(), LockError> {
+        let fd = self.file.as_raw_fd();
+        set(fd, libc::F_RDLCK, (DOES + WRITE, 1)).map_err(LockError::Io)?;
+        let refusal = match held_by_another(fd, FORBIDS + WRITE) {
+            Ok(false) => return Ok(()),
+            Ok(true) => LockError::InUse,
+            Err(error) => LockError::Io(error),
+        };
+        self.downgrade().map_err(LockError::Io)?;
+        Err(refusal)
+    }
 }
 
 impl Drop for FileLock {
@@ -184,6 +209,22 @@ mod tests {
         drop(FileLock::acquire(Arc::clone(&file), LockMode::Write).unwrap());
         acquire(image.path(), LockMode::Write).unwrap();
         drop(file);
+    }
+
+    #[test]
+    fn downgraded_writer_shares_with_readers_until_it_writes_again() {
+        let image = tempfile::NamedTempFile::new().unwrap();
+        let lock = acquire(image.path(), LockMode::Write).unwrap();
+        lock.downgrade().unwrap();
+        assert!(matches!(acquire(image.path(), LockMode::Write), Err(LockError::InUse)));
+        let reader = acquire(image.path(), LockMode::Read).unwrap();
+        assert!(matches!(lock.upgrade(), Err(LockError::InUse)));
+        let second = acquire(image.path(), LockMode::Read).expect("a reader's lock still");
+        drop((reader, second));
+        lock.upgrade().unwrap();
+        assert!(matches!(acquire(image.path(), LockMode::Read), Err(LockError::InUse)));
+        drop(lock);
+        acquire(image.path(), LockMode::Write).unwrap();
     }
 
     #[test]

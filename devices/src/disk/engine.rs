@@ -1,5 +1,6 @@
 //! The seam between what parses a guest's requests and what carries them out.
 
+use std::fs::File;
 use std::io;
 
 use sys::memory::GuestRam;
@@ -126,6 +127,37 @@ pub trait DiskBackend: Send + Sync {
     /// at least the block size.
     fn physical_block_size(&self) -> u32 {
         self.block_size()
+    }
+
+    /// Returns the file that the disk's image is in, if it's in one.
+    fn file(&self) -> Option<&File> {
+        None
+    }
+
+    /// Hands what this process keeps of the disk to that file, so that everything which has
+    /// completed can be found there. That doesn't make it durable.
+    ///
+    /// # Errors
+    /// The host's answer.
+    fn settle(&self) -> io::Result<()> {
+        Ok(())
+    }
+
+    /// [Settles](Self::settle) a disk that nothing writes to any more, and lets others read its
+    /// image. Nobody can lock it for writing as long as this is open.
+    ///
+    /// # Errors
+    /// The host's answer. Nothing has changed then.
+    fn freeze(&self) -> io::Result<()> {
+        self.settle()
+    }
+
+    /// Takes the right to write back that [`freeze`](Self::freeze) gave up.
+    ///
+    /// # Errors
+    /// When somebody reads the image.
+    fn thaw(&self) -> io::Result<()> {
+        Ok(())
     }
 
     /// Starts an engine for one queue with at most `depth` requests in flight. With `write_through`

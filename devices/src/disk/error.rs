@@ -1,7 +1,7 @@
 //! Why a disk can't be opened.
 
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use super::Format;
 
@@ -66,6 +66,12 @@ pub enum DiskError {
         /// The file that it refers to.
         other: String,
     },
+    /// The disk is made of it twice.
+    #[error("disk image {} builds upon itself", .path.display())]
+    Repeated {
+        /// The image.
+        path: PathBuf,
+    },
     /// It isn't a valid image of its format, or uses a feature of it that isn't supported.
     #[error("disk image {} can't be used as {format}", .path.display())]
     Format {
@@ -106,12 +112,31 @@ pub enum DiskErrorKind {
     Empty,
     Length,
     OtherFile,
+    Repeated,
     Format,
     Engine,
     Direct,
 }
 
 impl DiskError {
+    /// Returns the image that it is about: the disk's, or one below.
+    pub fn path(&self) -> &Path {
+        match self {
+            Self::NotFound { path }
+            | Self::NotAnImage { path }
+            | Self::ReadOnly { path, .. }
+            | Self::Open { path, .. }
+            | Self::InUse { path }
+            | Self::Empty { path }
+            | Self::Length { path, .. }
+            | Self::OtherFile { path, .. }
+            | Self::Repeated { path }
+            | Self::Format { path, .. }
+            | Self::Engine { path, .. }
+            | Self::Direct { path, .. } => path,
+        }
+    }
+
     /// Returns the error's kind.
     pub fn kind(&self) -> DiskErrorKind {
         match self {
@@ -123,6 +148,7 @@ impl DiskError {
             Self::Empty { .. } => DiskErrorKind::Empty,
             Self::Length { .. } => DiskErrorKind::Length,
             Self::OtherFile { .. } => DiskErrorKind::OtherFile,
+            Self::Repeated { .. } => DiskErrorKind::Repeated,
             Self::Format { .. } => DiskErrorKind::Format,
             Self::Engine { .. } => DiskErrorKind::Engine,
             Self::Direct { .. } => DiskErrorKind::Direct,

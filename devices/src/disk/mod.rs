@@ -5,15 +5,18 @@
 //! completes.
 //!
 //! # What an image may refer to
-//! Nothing. A qcow2 image with a backing file or an external data file is refused, naming that file:
-//! only what the user named is opened.
+//! Nothing. What a qcow2 image builds upon is what [`DiskOptions::backing`] names, whatever its header
+//! says; without that, an image with a backing file is refused, naming that file, and one with an
+//! external data file always is: only what the user named is opened.
 //!
 //! # How the format is decided
 //! By the user, or else by the file's first bytes when it's opened. After that a guest may write
 //! what it likes where a header would be: the format stays, and [`Disk::format`] tells it to whoever
 //! stores a configuration to attach the image again.
 
+mod backing;
 mod bounce;
+mod create;
 mod direct;
 mod engine;
 mod error;
@@ -30,7 +33,7 @@ mod tests;
 use std::fmt;
 use std::fs::{File, Metadata, OpenOptions};
 use std::io::{self, Seek, SeekFrom};
-use std::os::unix::fs::{FileExt, FileTypeExt, MetadataExt, OpenOptionsExt};
+use std::os::unix::fs::{FileExt, FileTypeExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -39,6 +42,8 @@ use sys::file_lock::{FileLock, LockError, LockMode};
 use sys::memory::GuestRam;
 use sys::uring::FileRing;
 
+pub use backing::BackingFile;
+pub use create::{NewImage, clone_image, create_overlay};
 pub use engine::{Completion, DiskBackend, IoEngine, IoRequest};
 pub use error::{DiskError, DiskErrorKind};
 
@@ -103,6 +108,9 @@ pub struct DiskOptions {
     pub cache: Cache,
     /// How to carry out requests; `None` takes io_uring where format and host allow it.
     pub engine: Option<Engine>,
+    /// The images that a qcow2 image builds upon, from the nearest to the base. They are only read,
+    /// and can be shared with other readers. Where they end, there are zeros.
+    pub backing: Vec<BackingFile>,
 }
 
 impl DiskOptions {
@@ -114,6 +122,7 @@ impl DiskOptions {
             read_only: false,
             cache: Cache::default(),
             engine: None,
+            backing: Vec::new(),
         }
     }
 }
@@ -126,8 +135,8 @@ pub struct Disk {
     format: Format,
     engine: Engine,
     read_only: bool,
-    /// Device and inode of the image.
-    identity: (u64, u64),
+    file: Arc<File>,
+    identity: (bool, u64, u64),
     lock: Option<Arc<FileLock>>,
 }
 
@@ -154,7 +163,7 @@ impl Disk {
         let path = options.path.as_path();
         let file = Arc::new(open_file(options)?);
         let metadata = file.metadata().map_err(|source| cannot_open(path, source))?;
-        let identity = (metadata.dev(), metadata.ino());
+        let identity = backing::identity(&metadata);
         let same = other.filter(|other| other.is_open_again(identity, options));
         let options = &DiskOptions {
             format: same.map_or(options.format, |same| Some(same.format)),
@@ -174,15 +183,19 @@ impl Disk {
         };
         let engine = choose_engine(options, format)?;
         let backend: Arc<dyn DiskBackend> = match format {
-            Format::Raw => Arc::new(raw::RawDisk::open(file, len, engine, options)?),
+            Format::Raw if !options.backing.is_empty() => {
+                let source = io::Error::other("a raw image builds upon nothing");
+                return Err(DiskError::Format { path: path.to_owned(), format, source });
+            }
+            Format::Raw => Arc::new(raw::RawDisk::open(Arc::clone(&file), len, engine, options)?),
             Format::Qcow2 => Arc::new(qcow2::Qcow2Disk::open(&file, options)?),
         };
-        let path = path.to_owned();
-        Ok(Self { backend, path, format, engine, read_only: options.read_only, identity, lock })
+        let (path, read_only) = (path.to_owned(), options.read_only);
+        Ok(Self { backend, path, format, engine, read_only, file, identity, lock })
     }
 
     /// Tells whether the image `identity` is this one and may be open twice.
-    fn is_open_again(&self, identity: (u64, u64), options: &DiskOptions) -> bool {
+    fn is_open_again(&self, identity: (bool, u64, u64), options: &DiskOptions) -> bool {
         self.identity == identity
             && self.format == Format::Raw
             && self.read_only == options.read_only
@@ -221,6 +234,24 @@ impl DiskBackend for Disk {
         self.backend.physical_block_size()
     }
 
+    fn file(&self) -> Option<&File> {
+        Some(&self.file)
+    }
+
+    fn settle(&self) -> io::Result<()> {
+        self.backend.settle()
+    }
+
+    fn freeze(&self) -> io::Result<()> {
+        self.settle()?;
+        self.lock.as_ref().map_or(Ok(()), |lock| lock.downgrade())
+    }
+
+    fn thaw(&self) -> io::Result<()> {
+        let Some(lock) = self.lock.as_ref().filter(|_| !self.read_only) else { return Ok(()) };
+        lock.upgrade().map_err(io::Error::other)
+    }
+
     fn start(
         &self,
         memory: GuestRam,
@@ -240,6 +271,23 @@ impl fmt::Debug for Disk {
             .field("read_only", &self.read_only)
             .field("len_bytes", &self.backend.len_bytes())
             .finish()
+    }
+}
+
+/// Opens and locks the file at `path` as a raw disk's, for a device that maps it. Returns its length,
+/// too, which isn't 0.
+pub(crate) fn open_to_map(
+    path: &Path,
+    read_only: bool,
+) -> Result<(Arc<File>, u64, Option<FileLock>), DiskError> {
+    let options = DiskOptions { format: Some(Format::Raw), read_only, ..DiskOptions::new(path) };
+    let file = Arc::new(open_file(&options)?);
+    let lock = lock(&file, &options)?;
+    // A block device's metadata don't tell its length.
+    match rustix::fs::seek(&file, rustix::fs::SeekFrom::End(0)) {
+        Ok(0) => Err(DiskError::Empty { path: path.to_owned() }),
+        Ok(len) => Ok((file, len, lock)),
+        Err(error) => Err(cannot_open(path, error.into())),
     }
 }
 

@@ -7,9 +7,11 @@ use std::sync::{Arc, PoisonError, RwLock};
 use imago::file::File as ImagoFile;
 use imago::qcow2::Qcow2;
 use imago::{DenyImplicitOpenGate, FormatAccess, StorageOpenOptions};
+use sys::file_lock::FileLock;
 use sys::memory::GuestRam;
 
-use super::bounce::Bounce;
+use super::backing::Backing;
+use super::bounce::{AlignedBuffer, Bounce};
 use super::direct::MAX_ALIGNMENT;
 use super::engine::{Completion, Durability, IoEngine, IoRequest};
 use super::{Cache, DiskBackend, DiskError, DiskOptions, Format};
@@ -17,49 +19,70 @@ use super::{Cache, DiskBackend, DiskError, DiskOptions, Format};
 /// How imago reads and writes an image. Discards change mappings and need it alone.
 type Access = Arc<RwLock<FormatAccess<ImagoFile>>>;
 
-/// A qcow2 image without any file beside it.
+/// How many zeros are written at a time where the format can't express them, in bytes.
+const ZEROS: usize = 64 << 10;
+
+/// A qcow2 image over those that the user named.
 pub(super) struct Qcow2Disk {
     access: Access,
     len: u64,
+    block_size: u32,
     cache: Cache,
     read_only: bool,
+    _backing: Vec<FileLock>,
 }
 
 impl Qcow2Disk {
-    /// Opens the image in `file`, and nothing else.
+    /// Opens the image in `file` over those in `options`, and nothing else.
     pub(super) fn open(file: &File, options: &DiskOptions) -> Result<Self, DiskError> {
         let path = &options.path;
-        let invalid =
-            |source| DiskError::Format { path: path.clone(), format: Format::Qcow2, source };
-        let storage_options = StorageOpenOptions::new()
-            .filename(path)
-            .write(!options.read_only)
-            .direct(options.cache == Cache::Direct);
-        // A duplicate shares the open file description, and the lock on it.
-        let duplicate = file.try_clone().map_err(invalid)?;
-        let storage = ImagoFile::from_open_file(duplicate, storage_options).map_err(invalid)?;
-        let mut image: Qcow2<ImagoFile> =
-            Qcow2::open_image(storage, !options.read_only).map_err(invalid)?;
-        if let Some(other) = other_file(&image) {
-            return Err(DiskError::OtherFile { path: path.clone(), other });
-        }
-        image.open_implicit_dependencies_gated(DenyImplicitOpenGate::default()).map_err(invalid)?;
-        let access = FormatAccess::new(image);
+        let Backing { access: below, block_size, locks } = Backing::open(options, file)?;
+        let access = open_image(file, options, below)?;
         let len = access.size();
         if len == 0 {
             return Err(DiskError::Empty { path: path.clone() });
         }
-        if !len.is_multiple_of(512) {
-            return Err(DiskError::Length { path: path.clone(), len, block_size: 512 });
+        if !len.is_multiple_of(block_size.into()) {
+            return Err(DiskError::Length { path: path.clone(), len, block_size });
         }
         let access = Arc::new(RwLock::new(access));
-        Ok(Self { access, len, cache: options.cache, read_only: options.read_only })
+        let (cache, read_only) = (options.cache, options.read_only);
+        Ok(Self { access, len, block_size, cache, read_only, _backing: locks })
     }
 }
 
-/// Names the file that an image's header wants besides the image.
-fn other_file(image: &Qcow2<ImagoFile>) -> Option<String> {
-    if let Some(backing) = image.implicit_backing_file() {
+/// Opens one image over what is `below`.
+pub(super) fn open_image(
+    file: &File,
+    options: &DiskOptions,
+    below: Option<FormatAccess<ImagoFile>>,
+) -> Result<FormatAccess<ImagoFile>, DiskError> {
+    let path = &options.path;
+    let invalid = |source| DiskError::Format { path: path.clone(), format: Format::Qcow2, source };
+    let storage = storage(file, options).map_err(invalid)?;
+    let mut image: Qcow2<ImagoFile> =
+        Qcow2::open_image(storage, !options.read_only).map_err(invalid)?;
+    if let Some(other) = other_file(&image, below.is_some()) {
+        return Err(DiskError::OtherFile { path: path.clone(), other });
+    }
+    image.set_backing(below);
+    image.open_implicit_dependencies_gated(DenyImplicitOpenGate::default()).map_err(invalid)?;
+    Ok(FormatAccess::new(image))
+}
+
+/// Hands an open file to imago.
+pub(super) fn storage(file: &File, options: &DiskOptions) -> io::Result<ImagoFile> {
+    let storage_options = StorageOpenOptions::new()
+        .filename(&options.path)
+        .write(!options.read_only)
+        .direct(options.cache == Cache::Direct);
+    // A duplicate shares the open file description, and the lock on it.
+    ImagoFile::from_open_file(file.try_clone()?, storage_options)
+}
+
+/// Names the file that an image's header wants besides the image, and that nobody has named.
+fn other_file(image: &Qcow2<ImagoFile>, has_backing: bool) -> Option<String> {
+    if let Some(backing) = image.implicit_backing_file().filter(|_| !has_backing) {
         return Some(backing.clone());
     }
     image
@@ -76,8 +99,16 @@ impl DiskBackend for Qcow2Disk {
         self.read_only
     }
 
+    fn block_size(&self) -> u32 {
+        self.block_size
+    }
+
     fn physical_block_size(&self) -> u32 {
-        4096
+        self.block_size.max(4096)
+    }
+
+    fn settle(&self) -> io::Result<()> {
+        self.access.read().unwrap_or_else(PoisonError::into_inner).flush()
     }
 
     fn start(
@@ -125,11 +156,21 @@ impl Qcow2Engine {
             }
             IoRequest::WriteZeroes { offset, len, unmap: true } => {
                 let mut access = self.access.write().unwrap_or_else(PoisonError::into_inner);
-                access.discard_to_zero(offset, len)?;
+                match access.discard_to_zero(offset, len) {
+                    Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                        write_zeros(&access, offset, len)?;
+                    }
+                    result => result?,
+                }
             }
             IoRequest::WriteZeroes { offset, len, unmap: false } => {
                 let access = self.access.read().unwrap_or_else(PoisonError::into_inner);
-                access.write_zeroes(offset, len)?;
+                match access.write_zeroes(offset, len) {
+                    Err(error) if error.kind() == io::ErrorKind::Unsupported => {
+                        write_zeros(&access, offset, len)?;
+                    }
+                    result => result?,
+                }
             }
         }
         match self.durability {
@@ -147,6 +188,19 @@ impl Qcow2Engine {
             Durability::OnFlush | Durability::Always => access.sync(),
         }
     }
+}
+
+/// Writes zeros as data: version 2 of the format knows no others over an image below.
+fn write_zeros(access: &FormatAccess<ImagoFile>, offset: u64, len: u64) -> io::Result<()> {
+    let zeros = AlignedBuffer::new(ZEROS, MAX_ALIGNMENT);
+    let (mut at, mut left) = (offset, len);
+    while left > 0 {
+        let size = usize::try_from(left).unwrap_or(usize::MAX).min(ZEROS);
+        access.write(zeros.as_slice().get(..size).unwrap_or_default(), at)?;
+        at = at.saturating_add(size as u64);
+        left = left.saturating_sub(size as u64);
+    }
+    Ok(())
 }
 
 impl IoEngine for Qcow2Engine {

@@ -5,21 +5,23 @@ use std::time::Duration;
 
 use api::config::{
     BalloonConfig, CacheType, ConsoleDevice, DiskFormat, DriveConfig, EntropyConfig, Field,
-    IoEngine, MacAddr, MmdsConfig, NetConfig, RateLimiter, Section, TokenBucket, VmConfig,
-    VsockConfig,
+    IoEngine, MacAddr, MmdsConfig, NetConfig, PmemConfig, RateLimiter, Section, TokenBucket,
+    VmConfig, VsockConfig,
 };
 use api::event::ErrorKind;
-use devices::disk::{Cache, Disk, DiskErrorKind, DiskOptions, Engine, Format};
+use devices::disk::{BackingFile, Cache, Disk, DiskErrorKind, DiskOptions, Engine, Format};
 use devices::rate_limiter::{RateLimiterConfig, TokenBucketConfig};
 use devices::virtio::balloon::{Balloon, BalloonOptions, BalloonPort};
 use devices::virtio::block::{Block, BlockConfig};
 use devices::virtio::console::{Console, ConsolePort};
 use devices::virtio::net::{FrameBackend, Net, NetConfig as NetSettings};
+use devices::virtio::pmem::{Pmem, PmemFile};
 use devices::virtio::rng::Rng;
 use devices::virtio::vsock::{Vsock, VsockConfig as VsockSettings, VsockError};
 use sys::tap::{Tap, TapError};
 
 use super::Surroundings;
+use super::device_memory::DeviceMemory;
 use super::registry::{Handle, Made};
 use super::state::DeviceKey;
 use crate::error::VmmError;
@@ -53,6 +55,15 @@ pub(super) fn keys(config: &VmConfig) -> Vec<DeviceKey> {
     keys
 }
 
+/// Where the memory that a device brings goes.
+#[derive(Clone, Copy)]
+pub(super) struct MemoryPlace<'m> {
+    /// The window.
+    pub(super) window: &'m Arc<DeviceMemory>,
+    /// Where a restored guest expects it.
+    pub(super) at: Option<u64>,
+}
+
 /// Makes the device `key` of `config`; `console` is where the virtio console is connected to.
 ///
 /// # Errors
@@ -62,6 +73,7 @@ pub(super) fn make(
     key: &DeviceKey,
     around: &Surroundings,
     console: Option<&Arc<ConsolePort>>,
+    memory: MemoryPlace<'_>,
 ) -> Result<Made, VmmError> {
     let missing = || {
         let reason = "the configuration has no such device";
@@ -84,7 +96,11 @@ pub(super) fn make(
             let port = Arc::clone(console.ok_or_else(missing)?);
             Ok(Made { device: Box::new(Console::new(port)), handle: Handle::Console })
         }
-        DeviceKey::Pmem(_) | DeviceKey::Memory => Err(missing()),
+        DeviceKey::Pmem(id) => {
+            let index = config.pmem.iter().position(|pmem| pmem.id == *id).ok_or_else(missing)?;
+            make_pmem(&config.pmem[index], index, memory)
+        }
+        DeviceKey::Memory => Err(missing()),
     }
 }
 
@@ -106,10 +122,7 @@ pub(super) fn open_disk(drive: &DriveConfig, index: usize) -> Result<Disk, VmmEr
     };
     let options = DiskOptions {
         path: path.to_owned(),
-        format: Some(match drive.format {
-            DiskFormat::Raw => Format::Raw,
-            DiskFormat::Qcow2 => Format::Qcow2,
-        }),
+        format: Some(disk_format(drive.format)),
         read_only: drive.read_only,
         cache: match drive.cache {
             CacheType::Unsafe => Cache::Unsafe,
@@ -120,11 +133,28 @@ pub(super) fn open_disk(drive: &DriveConfig, index: usize) -> Result<Disk, VmmEr
             IoEngine::Sync => Engine::Sync,
             IoEngine::Async => Engine::IoUring,
         }),
+        backing: drive
+            .backing
+            .iter()
+            .map(|file| BackingFile {
+                path: file.path_on_host.clone(),
+                format: disk_format(file.format),
+            })
+            .collect(),
     };
     Disk::open(&options).map_err(|source| {
         let (key, kind) = disk_kind(source.kind());
+        let key = if source.path() == path { key } else { "backing" };
         error(key, kind, Box::new(source))
     })
+}
+
+/// Translates a format into the devices' own type.
+pub(super) fn disk_format(format: DiskFormat) -> Format {
+    match format {
+        DiskFormat::Raw => Format::Raw,
+        DiskFormat::Qcow2 => Format::Qcow2,
+    }
 }
 
 fn make_block(drive: &DriveConfig, index: usize) -> Result<Made, VmmError> {
@@ -145,6 +175,26 @@ fn make_block(drive: &DriveConfig, index: usize) -> Result<Made, VmmError> {
     Ok(Made { device: Box::new(block), handle: Handle::Block { control, metrics } })
 }
 
+fn make_pmem(pmem: &PmemConfig, index: usize, memory: MemoryPlace<'_>) -> Result<Made, VmmError> {
+    let error = |kind, source: Box<dyn std::error::Error + Send + Sync>| VmmError::Device {
+        what: format!("persistent memory {:?}", pmem.id),
+        field: Field::pmem(index, "path_on_host"),
+        kind,
+        source,
+    };
+    let file = PmemFile::open(&pmem.path, pmem.read_only)
+        .map_err(|source| error(disk_kind(source.kind()).1, Box::new(source)))?;
+    let mapping = file.map().map_err(|source| error(ErrorKind::Internal, Box::new(source)))?;
+    let mapped = memory
+        .window
+        .map(mapping, memory.at)
+        .map_err(|source| error(ErrorKind::ConfigUnsupported, Box::new(source)))?;
+    let device = Pmem::new(file, mapped.start(), &rate_limit(&pmem.rate_limiter))
+        .map_err(|source| VmmError::os("make persistent memory", source))?;
+    let (control, metrics) = (device.control(), Arc::clone(device.metrics()));
+    Ok(Made { device: Box::new(device), handle: Handle::Pmem { control, metrics, mapped } })
+}
+
 /// Returns which of a drive's keys an error is about, and its sort.
 fn disk_kind(kind: DiskErrorKind) -> (&'static str, ErrorKind) {
     let path = "path_on_host";
@@ -156,6 +206,7 @@ fn disk_kind(kind: DiskErrorKind) -> (&'static str, ErrorKind) {
         DiskErrorKind::Empty => (path, ErrorKind::DiskEmpty),
         DiskErrorKind::Length => (path, ErrorKind::DiskSize),
         DiskErrorKind::NotAnImage | DiskErrorKind::OtherFile => (path, ErrorKind::DiskUnsupported),
+        DiskErrorKind::Repeated => ("backing", ErrorKind::DiskUnsupported),
         DiskErrorKind::Format => ("format", ErrorKind::DiskUnsupported),
         DiskErrorKind::Engine => ("io_engine", ErrorKind::IoUringUnavailable),
         DiskErrorKind::Direct => ("cache_type", ErrorKind::DiskUnsupported),

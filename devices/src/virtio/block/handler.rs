@@ -412,8 +412,13 @@ impl WorkerHandler for QueueHandler {
 impl MutEventSubscriber for QueueHandler {
     fn process(&mut self, events: Events, ops: &mut EventOps) {
         let fd = events.fd();
-        if fd == self.parts.slot.changed().as_raw_fd() {
-            return self.change_disk(ops);
+        let is_change = fd == self.parts.slot.changed().as_raw_fd();
+        // Whatever the event: the next request goes to the new disk.
+        if is_change || self.parts.slot.is_waiting() {
+            self.change_disk(ops);
+        }
+        if is_change {
+            return;
         }
         if self.parts.engine.completed().is_some_and(|event| event.as_raw_fd() == fd) {
             return self.guarded(Self::complete);

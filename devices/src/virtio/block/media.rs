@@ -5,8 +5,12 @@
 //!                                                       │ the last of them
 //!                        configuration, its interrupt ◀─┴─ Announcement
 //! ```
+//!
+//! A worker looks for a new disk before it does anything else: nothing goes to the old one once
+//! the new one has been delivered to a paused device.
 
 use std::io;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use sys::memory::GuestRam;
@@ -66,6 +70,8 @@ struct Session {
 pub(super) struct Slot {
     depth: u16,
     next: Mutex<Option<Medium>>,
+    /// Whether there is a next one: asked before every event is served.
+    is_waiting: AtomicBool,
     changed: EventFd,
 }
 
@@ -120,8 +126,21 @@ impl BlockControl {
         self: &Arc<Self>,
         disk: impl DiskBackend + 'static,
     ) -> Result<(), DiskChangeError> {
+        self.prepare_change(disk)?.commit();
+        Ok(())
+    }
+
+    /// Does all of [`change_disk`](Self::change_disk) that can fail. Until the change is committed or
+    /// dropped, nobody else can change the disk, and a driver that starts or resets the device waits.
+    ///
+    /// # Errors
+    /// [`DiskChangeError`].
+    pub fn prepare_change(
+        self: &Arc<Self>,
+        disk: impl DiskBackend + 'static,
+    ) -> Result<DiskChange<'_>, DiskChangeError> {
         let disk: Arc<dyn DiskBackend> = Arc::new(disk);
-        let mut media = self.media();
+        let media = self.media();
         let (old, new) = (media.disk.block_size(), disk.block_size());
         if disk.read_only() != media.disk.read_only() {
             return Err(DiskChangeError::Access { read_only: disk.read_only() });
@@ -129,43 +148,15 @@ impl BlockControl {
         if old != new {
             return Err(DiskChangeError::BlockSize { old, new });
         }
-        let config = ConfigSpace::new(&*disk, self.num_queues, self.queue_size);
-        match &media.session {
-            Some(session) => self.deliver(session, &disk, config)?,
-            None => *self.config() = config,
-        }
-        media.disk = disk;
-        Ok(())
-    }
-
-    /// Gives every worker an engine on `disk`.
-    fn deliver(
-        self: &Arc<Self>,
-        session: &Session,
-        disk: &Arc<dyn DiskBackend>,
-        config: ConfigSpace,
-    ) -> Result<(), DiskChangeError> {
-        let engines = session
-            .slots
-            .iter()
-            .map(|slot| disk.start(session.memory.clone(), slot.depth, session.write_through))
-            .collect::<io::Result<Vec<_>>>()
-            .map_err(DiskChangeError::Start)?;
-        let notifier = session.notifier.clone();
-        let announcement =
-            Arc::new(Announcement { control: Arc::clone(self), notifier, config: Some(config) });
-        for (slot, engine) in session.slots.iter().zip(engines) {
-            slot.put(Medium {
-                engine,
-                disk: Arc::clone(disk),
-                announcement: Some(Arc::clone(&announcement)),
-            });
-        }
-        Ok(())
+        let engines = match &media.session {
+            Some(session) => session.start_engines(&*disk).map_err(DiskChangeError::Start)?,
+            None => Vec::new(),
+        };
+        Ok(DiskChange { control: self, media, disk, engines })
     }
 
     /// Returns the disk that is to be used from now on.
-    pub(super) fn disk(&self) -> Arc<dyn DiskBackend> {
+    pub fn disk(&self) -> Arc<dyn DiskBackend> {
         Arc::clone(&self.media().disk)
     }
 
@@ -214,15 +205,71 @@ impl BlockControl {
     }
 }
 
+impl Session {
+    /// Starts an engine on `disk` for each queue.
+    fn start_engines(&self, disk: &dyn DiskBackend) -> io::Result<Vec<Box<dyn IoEngine>>> {
+        let start =
+            |slot: &Arc<Slot>| disk.start(self.memory.clone(), slot.depth, self.write_through);
+        self.slots.iter().map(start).collect()
+    }
+}
+
+/// An exchange of a device's disk, of which nothing can fail any more. Dropped, it's given up.
+pub struct DiskChange<'a> {
+    control: &'a Arc<BlockControl>,
+    media: MutexGuard<'a, Media>,
+    disk: Arc<dyn DiskBackend>,
+    engines: Vec<Box<dyn IoEngine>>,
+}
+
+impl DiskChange<'_> {
+    /// Exchanges the disk and tells the driver.
+    pub fn commit(self) {
+        let BlockControl { num_queues, queue_size, .. } = **self.control;
+        let config = ConfigSpace::new(&*self.disk, num_queues, queue_size);
+        let is_active = self.media.session.is_some();
+        if !is_active {
+            *self.control.config() = config;
+            return self.deliver(None);
+        }
+        self.deliver(Some(config));
+    }
+
+    /// Exchanges the disk for one of the same length and content, which is no news to the driver.
+    pub fn commit_unannounced(self) {
+        self.deliver(None);
+    }
+
+    /// Gives every worker its engine. The driver is told of `config` once all have taken it.
+    fn deliver(self, config: Option<ConfigSpace>) {
+        let Self { control, mut media, disk, engines } = self;
+        if let Some(session) = &media.session {
+            let notifier = session.notifier.clone();
+            let announcement =
+                Arc::new(Announcement { control: Arc::clone(control), notifier, config });
+            for (slot, engine) in session.slots.iter().zip(engines) {
+                slot.put(Medium {
+                    engine,
+                    disk: Arc::clone(&disk),
+                    announcement: Some(Arc::clone(&announcement)),
+                });
+            }
+        }
+        media.disk = disk;
+    }
+}
+
 impl Slot {
     fn new(depth: u16) -> io::Result<Self> {
         let changed = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
-        Ok(Self { depth, next: Mutex::new(None), changed })
+        let is_waiting = AtomicBool::new(false);
+        Ok(Self { depth, next: Mutex::new(None), is_waiting, changed })
     }
 
     fn put(&self, medium: Medium) {
         let unused = self.lock().replace(medium);
         drop(unused);
+        self.is_waiting.store(true, Ordering::Release);
         // It fails only when it is full, and then it is readable already.
         let _ = self.changed.write(1);
     }
@@ -232,9 +279,15 @@ impl Slot {
         &self.changed
     }
 
+    /// Tells whether there is a new disk.
+    pub(super) fn is_waiting(&self) -> bool {
+        self.is_waiting.load(Ordering::Acquire)
+    }
+
     /// Takes the new disk, if there is one.
     pub(super) fn take(&self) -> Option<Medium> {
         let _ = self.changed.read();
+        self.is_waiting.store(false, Ordering::Release);
         self.lock().take()
     }
 

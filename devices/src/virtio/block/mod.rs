@@ -25,7 +25,7 @@ use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_blk::VIRTIO_BLK_F_FLUSH;
 use zerocopy::IntoBytes;
 
-pub use self::media::{BlockControl, DiskChangeError};
+pub use self::media::{BlockControl, DiskChange, DiskChangeError};
 pub use self::metrics::BlockMetrics;
 pub use self::request::ID_BYTES;
 
