@@ -105,6 +105,7 @@ mod tests {
             pci_ecam: window,
             pci_mmio32: window,
             pci_mmio64: window,
+            device_memory: window,
             virtio_mmio: window,
         }
     }

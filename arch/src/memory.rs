@@ -83,6 +83,9 @@ pub struct MemoryLayout {
     pub pci_mmio32: GuestRange,
     /// Window for 64-bit BARs, above all RAM.
     pub pci_mmio64: GuestRange,
+    /// Window for memory that devices bring (persistent memory, plugged memory), above all else. Where
+    /// addresses are short there may be none.
+    pub device_memory: GuestRange,
     /// Window for virtio-mmio register blocks, one page each.
     pub virtio_mmio: GuestRange,
 }

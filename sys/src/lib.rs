@@ -3,6 +3,7 @@
 pub mod discard;
 pub mod entropy;
 pub mod file_lock;
+pub mod file_mapping;
 pub mod guest_io;
 pub mod inherited;
 pub mod memory;

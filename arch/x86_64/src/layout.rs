@@ -21,6 +21,7 @@
 //! | `0xfffb_c000..0xffff_0000` | KVM's identity map and TSS pages |
 //! | `0x1_0000_0000..` | the rest of RAM, where there is more than 3 GiB |
 //! | above RAM, 1 GiB aligned | 64-bit PCI BARs |
+//! | above those | memory that devices bring |
 //!
 //! Everything below 1 MiB is only read while the kernel starts; Linux copies what it keeps. Only the
 //! VM generation ID is read again, whenever the guest is told that it has changed.
@@ -84,6 +85,9 @@ pub const MIN_RAM_BYTES: u64 = MIB;
 const PCI_MMIO64_MAX_BYTES: u64 = 64 * GIB;
 /// Smallest window for 64-bit BARs, and its alignment.
 const PCI_MMIO64_MIN_BYTES: u64 = GIB;
+
+/// Where Linux's direct map of memory ends with page tables of four levels.
+const DEVICE_MEMORY_END: u64 = 64 << 40;
 
 /// I/O port ranges, as first port and number of ports.
 pub mod ports {
@@ -152,7 +156,12 @@ pub mod gsi {
     pub const FIRST_MSI: u32 = IOAPIC_PINS;
 }
 
-/// Lays out `ram_bytes` of RAM around the gap below 4 GiB, and the 64-bit BAR window above it.
+/// Lays out `ram_bytes` of RAM around the gap below 4 GiB, and above it the windows for 64-bit BARs and
+/// for devices' memory.
+///
+/// Devices' memory is in no memory map and belongs to no PCI bridge: their drivers add it. Linux needs
+/// no hot-pluggable range in an SRAT for that, only room in its direct map, which is 64 TiB
+/// (arch/x86/mm/init_64.c, `arch_get_mappable_range`).
 ///
 /// # Errors
 /// See [`LayoutError`].
@@ -177,12 +186,15 @@ pub fn memory_layout(ram_bytes: u64, address_bits: u8) -> Result<MemoryLayout, L
         ram.push(range(MMIO_GAP.end().0, high_end));
     }
     let window_start = high_end.next_multiple_of(PCI_MMIO64_MIN_BYTES);
-    let window_end = space_end.min(window_start + PCI_MMIO64_MAX_BYTES);
+    // Where there isn't enough for both windows, they get half each.
+    let half = (space_end - window_start) / 2 / PCI_MMIO64_MIN_BYTES * PCI_MMIO64_MIN_BYTES;
+    let window_end = window_start + half.clamp(PCI_MMIO64_MIN_BYTES, PCI_MMIO64_MAX_BYTES);
     Ok(MemoryLayout {
         ram,
         pci_ecam: PCI_ECAM,
         pci_mmio32: PCI_MMIO32,
         pci_mmio64: range(window_start, window_end),
+        device_memory: range(window_end, space_end.min(DEVICE_MEMORY_END)),
         virtio_mmio: VIRTIO_MMIO,
     })
 }
@@ -244,13 +256,28 @@ mod tests {
             (128 * MIB, 46, (4 * GIB, 68 * GIB)),
             (5 * GIB, 46, (6 * GIB, 70 * GIB)),
             (5 * GIB + PAGE_SIZE, 46, (7 * GIB, 71 * GIB)),
-            (60 * GIB, 36, (61 * GIB, 64 * GIB)),
+            (60 * GIB, 36, (61 * GIB, 62 * GIB)),
             (62 * GIB, 36, (63 * GIB, 64 * GIB)),
             (MIB, 60, (4 * GIB, 68 * GIB)),
         ] {
             let window = memory_layout(bytes, bits).unwrap().pci_mmio64;
             assert_eq!((window.start().0, window.end().0), expected, "{bytes:#x}, {bits} bits");
         }
+    }
+
+    #[test]
+    fn memory_of_devices_lies_above_the_window_for_bars() {
+        for (bytes, bits, expected) in [
+            (128 * MIB, 46, (68 * GIB, 64 << 40)),
+            (128 * MIB, 52, (68 * GIB, 64 << 40)),
+            (60 * GIB, 36, (62 * GIB, 64 * GIB)),
+            (128 * MIB, 36, (34 * GIB, 64 * GIB)),
+        ] {
+            let window = memory_layout(bytes, bits).unwrap().device_memory;
+            assert_eq!((window.start().0, window.end().0), expected, "{bytes:#x}, {bits} bits");
+        }
+        assert!(memory_layout(62 * GIB, 36).unwrap().device_memory.is_empty(), "RAM goes first");
+        assert!(memory_layout(65 << 40, 52).unwrap().device_memory.is_empty());
     }
 
     #[test]

@@ -26,6 +26,10 @@ pub enum DeviceType {
     Balloon = 5,
     /// Socket device, §5.10.
     Vsock = 19,
+    /// Memory that is plugged and unplugged, §5.15.
+    Memory = 24,
+    /// Persistent memory, §5.19.
+    Pmem = 27,
 }
 
 impl DeviceType {
@@ -37,7 +41,8 @@ impl DeviceType {
 
 /// A virtio device behind any transport.
 ///
-/// The transport calls every method under its own lock, on the vCPU thread whose access caused it.
+/// The transport calls every method under its own lock, on the vCPU thread whose access caused it;
+/// what pauses, saves and restores, on the thread that manages the machine, while no vCPU runs.
 /// Requests are served on workers that the device starts in [`activate`](Self::activate) and joins
 /// in [`reset`](Self::reset).
 pub trait VirtioDevice: Send {

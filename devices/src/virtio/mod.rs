@@ -7,6 +7,7 @@ mod counter;
 mod deadline;
 pub mod device;
 pub mod net;
+pub mod pmem;
 pub mod queue;
 pub mod rng;
 mod serve;

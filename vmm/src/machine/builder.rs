@@ -16,9 +16,11 @@ use kvm_ioctls::{Kvm, VmFd};
 use super::attach::{self, Attacher, VirtioPlaces};
 use super::boot::{self, Loaded};
 use super::console::{self, Console};
+use super::device_memory::DeviceMemory;
 use super::legacy::{self, Legacy};
 use super::registry::Devices;
 use super::state::MachineState;
+use super::virtio::MemoryPlace;
 use super::{HostArch, Machine, Surroundings, boot_timer, cpu_template, virtio};
 use crate::error::VmmError;
 use crate::interrupts::InterruptRouter;
@@ -80,7 +82,8 @@ impl MachineBuilder {
         let loaded = boot::load(&self.config.boot, &hypervisor.memory, &hypervisor.layout)?;
         let board = self.create_board(&hypervisor, |devices, port| {
             for key in virtio::keys(&self.config) {
-                let made = virtio::make(&self.config, &key, &self.around, port)?;
+                let memory = MemoryPlace { window: devices.memory(), at: None };
+                let made = virtio::make(&self.config, &key, &self.around, port, memory)?;
                 devices.attach(key, made)?;
             }
             Ok(())
@@ -114,7 +117,8 @@ impl MachineBuilder {
         })?;
         let board = self.create_board(&hypervisor, |devices, port| {
             for device in &state.devices {
-                let made = virtio::make(&self.config, &device.key, &self.around, port)?;
+                let memory = MemoryPlace { window: devices.memory(), at: device.memory_address };
+                let made = virtio::make(&self.config, &device.key, &self.around, port, memory)?;
                 devices.attach_at(device.place, device.key.clone(), made, device.hotplugged)?;
             }
             Ok(())
@@ -174,7 +178,8 @@ impl MachineBuilder {
             &hypervisor.layout,
             self.config.machine.transport,
         )?;
-        let mut devices = Devices::new(attacher);
+        let memory = DeviceMemory::new(Arc::clone(&hypervisor.vm), hypervisor.layout.device_memory);
+        let mut devices = Devices::new(attacher, memory);
         let (console, serial) = console::attach(&self.config, &buses.pio, &hypervisor.router)?;
         attach(&mut devices, console.port())?;
         boot_timer::attach(&buses.mmio, &self.around)?;

@@ -2,9 +2,10 @@
 
 use api::ApiError;
 use api::config::{
-    BootSourceSpec, DriveBackend, DriveSpec, NetSpec, RateLimiter, TokenBucket, VmConfig, VmSpec,
+    BootSourceSpec, DriveBackend, DriveSpec, NetSpec, PmemSpec, RateLimiter, TokenBucket, VmConfig,
+    VmSpec,
 };
-use api::v1::{PatchDrive, PatchNet};
+use api::v1::{PatchDrive, PatchNet, PatchPmem};
 
 use super::registry::Handle;
 use super::state::DeviceKey;
@@ -86,6 +87,39 @@ impl Machine {
         self.plug(key, |config| config.nets.push(net))
     }
 
+    /// Replaces the limit of persistent memory.
+    pub(crate) fn update_pmem(&mut self, patch: &PatchPmem) -> Result<(), ApiError> {
+        let missing = || no_such("pmem", &patch.id);
+        let pmem = self.config.pmem.iter_mut().find(|pmem| pmem.id == patch.id);
+        let pmem = pmem.ok_or_else(missing)?;
+        let key = DeviceKey::Pmem(patch.id.clone());
+        let Some(Handle::Pmem { control, .. }) = self.devices.handle(&key) else {
+            return Err(missing());
+        };
+        if let Some(limiter) = &patch.rate_limiter {
+            control.update(&virtio::rate_limit(limiter));
+            update(&mut pmem.rate_limiter, limiter);
+        }
+        Ok(())
+    }
+
+    /// Adds persistent memory to the running guest, and returns its identifier.
+    pub(crate) fn plug_pmem(&mut self, spec: PmemSpec) -> Result<String, ApiError> {
+        let pmem = self.config.check_pmem(spec)?;
+        if pmem.is_root {
+            return Err(ApiError::bad_request(
+                "root_device is for the memory that the guest boots from",
+            ));
+        }
+        let key = DeviceKey::Pmem(pmem.id.clone());
+        self.plug(key, |config| config.pmem.push(pmem))
+    }
+
+    /// Asks the guest to give persistent memory up.
+    pub(crate) fn unplug_pmem(&mut self, id: &str) -> Result<(), ApiError> {
+        self.unplug(&DeviceKey::Pmem(id.to_owned()))
+    }
+
     /// Makes the device `key` of the configuration that `add` makes, and tells the guest.
     fn plug(
         &mut self,
@@ -101,8 +135,9 @@ impl Machine {
         }
         let mut config = self.config.clone();
         add(&mut config);
-        let made =
-            virtio::make(&config, &key, &self.around, None).map_err(|error| refuse(&error))?;
+        let memory = virtio::MemoryPlace { window: self.devices.memory(), at: None };
+        let made = virtio::make(&config, &key, &self.around, None, memory)
+            .map_err(|error| refuse(&error))?;
         let id = key.name().to_owned();
         self.devices.plug(key, made).map_err(|error| refuse(&error))?;
         self.config = config;

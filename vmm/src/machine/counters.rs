@@ -3,6 +3,7 @@
 use devices::virtio::balloon::BalloonPort;
 use devices::virtio::block::BlockMetrics;
 use devices::virtio::net::NetMetrics;
+use devices::virtio::pmem::PmemMetrics;
 use devices::virtio::vsock::VsockMetrics;
 
 use super::Machine;
@@ -30,6 +31,7 @@ fn counters(handle: &Handle) -> Option<Counters> {
         Handle::Net { metrics, .. } => Some(net(metrics)),
         Handle::Vsock(metrics) => Some(vsock(metrics)),
         Handle::Balloon(port) => Some(balloon(port)),
+        Handle::Pmem { metrics, .. } => Some(pmem(metrics)),
         Handle::Rng | Handle::Console => None,
     }
 }
@@ -71,6 +73,15 @@ fn vsock(metrics: &VsockMetrics) -> Counters {
         ("resets_sent", metrics.resets.get()),
         ("bad_packets", metrics.bad_packets.get()),
         ("bad_buffers", metrics.bad_buffers.get()),
+    ]
+}
+
+fn pmem(metrics: &PmemMetrics) -> Counters {
+    vec![
+        ("flush_count", metrics.flushes.get()),
+        ("execute_fails", metrics.failed.get()),
+        ("invalid_reqs_count", metrics.rejected.get()),
+        ("rate_limiter_throttled_events", metrics.rate_limited.get()),
     ]
 }
 

@@ -4,15 +4,18 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use api::ext::DeviceDetails;
+use devices::rate_limiter::RateLimitControl;
 use devices::state::RestoreError;
 use devices::virtio::VirtioDevice;
 use devices::virtio::balloon::BalloonPort;
 use devices::virtio::block::{BlockControl, BlockMetrics};
 use devices::virtio::net::{NetControl, NetMetrics};
+use devices::virtio::pmem::PmemMetrics;
 use devices::virtio::transport::TransportState;
 use devices::virtio::vsock::VsockMetrics;
 
 use super::attach::Attacher;
+use super::device_memory::{DeviceMemory, MappedFile};
 use super::state::{DeviceKey, DeviceState};
 use crate::error::VmmError;
 
@@ -40,6 +43,25 @@ pub(super) enum Handle {
     Balloon(Arc<BalloonPort>),
     /// The console, which nothing changes.
     Console,
+    /// Persistent memory.
+    Pmem {
+        /// Changes its limit.
+        control: RateLimitControl,
+        /// Counts.
+        metrics: Arc<PmemMetrics>,
+        /// What the guest sees.
+        mapped: MappedFile,
+    },
+}
+
+impl Handle {
+    /// Returns where the guest has the memory that the device brings, if it does.
+    fn memory_address(&self) -> Option<u64> {
+        match self {
+            Self::Pmem { mapped, .. } => Some(mapped.start().0),
+            _ => None,
+        }
+    }
 }
 
 /// A device that isn't attached yet.
@@ -60,12 +82,20 @@ struct Entry {
 /// All virtio devices of a machine.
 pub(super) struct Devices {
     attacher: Attacher,
+    /// What the devices have in guest memory goes when they are reset.
     entries: BTreeMap<u8, Entry>,
+    memory: Arc<DeviceMemory>,
 }
 
 impl Devices {
-    pub(super) fn new(attacher: Attacher) -> Self {
-        Self { attacher, entries: BTreeMap::new() }
+    /// Creates none, with `attacher` for their places and `memory` for what they bring.
+    pub(super) fn new(attacher: Attacher, memory: Arc<DeviceMemory>) -> Self {
+        Self { attacher, entries: BTreeMap::new(), memory }
+    }
+
+    /// Returns where memory that devices bring goes.
+    pub(super) fn memory(&self) -> &Arc<DeviceMemory> {
+        &self.memory
     }
 
     /// Returns what attaches them.
@@ -192,8 +222,13 @@ impl Devices {
                 let transport = transport.save().map_err(|source| {
                     VmmError::snapshot(format!("save device {name:?}"), source)
                 })?;
-                let key = entry.key.clone();
-                Ok(DeviceState { key, place, hotplugged: entry.hotplugged, transport })
+                Ok(DeviceState {
+                    key: entry.key.clone(),
+                    place,
+                    hotplugged: entry.hotplugged,
+                    memory_address: entry.handle.memory_address(),
+                    transport,
+                })
             })
             .collect()
     }

@@ -51,6 +51,9 @@ pub(crate) struct DeviceState {
     /// Whether it was added after the boot.
     #[serde(default)]
     pub(crate) hotplugged: bool,
+    /// Where the guest has the memory that the device brings.
+    #[serde(default)]
+    pub(crate) memory_address: Option<u64>,
     /// The transport, and behind it the device.
     pub(crate) transport: TransportState,
 }
