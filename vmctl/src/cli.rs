@@ -27,7 +27,7 @@ pub(crate) struct Cli {
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
     Boot(Box<BootArgs>),
-    Vm(VmArgs),
+    Vm(Box<VmArgs>),
     Clone(CloneArgs),
     Snapshot(SnapshotArgs),
     Doctor(DoctorArgs),

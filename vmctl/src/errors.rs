@@ -106,7 +106,7 @@ pub(crate) enum CliError {
         /// The VM.
         name: String,
         /// How it fares.
-        status: Status,
+        status: Box<Status>,
     },
     /// A VM has no such device.
     #[error("{name} has no device {id}")]

@@ -19,13 +19,14 @@ pub(crate) struct SnapshotArgs {
 /// A command of `vmctl snapshot`.
 #[derive(Debug, Subcommand)]
 enum SnapshotCommand {
+    /// Shows what a snapshot is. The exit code is 1 if something stands against a restore here.
     Inspect(InspectArgs),
+    /// Shows what a snapshot is after reading and checking all of it.
     Verify(InspectArgs),
     Merge(MergeArgs),
 }
 
-/// Shows what a snapshot is: `inspect` looks at its headers, `verify` reads all of it, too. The exit
-/// code is 1 if something stands against a restore here.
+/// Which snapshot to look at.
 #[derive(Debug, Args)]
 struct InspectArgs {
     /// The snapshot's directory, or its state file.

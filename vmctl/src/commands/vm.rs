@@ -33,15 +33,18 @@ pub(crate) struct VmArgs {
     command: VmCommand,
 }
 
-/// A command of `vmctl vm`.
+/// A command of `vmctl vm`. Each is documented with its arguments, unless several share these.
 #[derive(Debug, Subcommand)]
 enum VmCommand {
     #[command(visible_alias = "ps")]
     Ls(list::LsArgs),
     Inspect(list::InspectArgs),
+    /// Makes VMs stand still: their vCPUs and their devices.
     Pause(control::ChangeArgs),
+    /// Lets paused VMs go on.
     Resume(control::ChangeArgs),
     Stop(control::StopArgs),
+    /// Ends VMs at once, whatever their guests do.
     Kill(control::ChangeArgs),
     Rm(list::RmArgs),
     Prune(list::PruneArgs),
@@ -49,7 +52,7 @@ enum VmCommand {
     Restore(restore::RestoreArgs),
     Clone(CloneArgs),
     Fork(snapshot::ForkArgs),
-    Attach(attach::AttachArgs),
+    Attach(Box<attach::AttachArgs>),
     Detach(attach::DetachArgs),
     Console(console::ConsoleArgs),
     Metrics(streams::MetricsArgs),
@@ -93,10 +96,15 @@ pub(crate) fn run_clone(args: &CloneArgs, level: LevelFilter) -> Result<u8, CliE
 /// Its VMM is gone, or doesn't answer.
 fn connect(entry: &Entry) -> Result<Connection, CliError> {
     if entry.process().is_none() && !entry.is_starting() {
-        let status = entry.status();
-        return Err(CliError::NotRunning { name: entry.record.name.clone(), status });
+        return Err(not_running(entry));
     }
     Connection::open(&entry.record.api_socket, ANSWER_LIMIT).map_err(refused(entry))
+}
+
+/// Says that a VM isn't as it must be for the command, and how it fares.
+fn not_running(entry: &Entry) -> CliError {
+    let status = Box::new(entry.status());
+    CliError::NotRunning { name: entry.record.name.clone(), status }
 }
 
 /// Says which VM didn't do what it was asked for.
@@ -113,6 +121,9 @@ fn is_paused(entry: &Entry) -> Result<bool, CliError> {
     match entry.status() {
         Status::Running => Ok(false),
         Status::Paused => Ok(true),
-        status => Err(CliError::NotRunning { name: entry.record.name.clone(), status }),
+        status => {
+            let (name, status) = (entry.record.name.clone(), Box::new(status));
+            Err(CliError::NotRunning { name, status })
+        }
     }
 }

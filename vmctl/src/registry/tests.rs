@@ -112,10 +112,8 @@ fn leftovers_of_the_dead_are_removed_and_nothing_else() {
     let (dir, registry) = registry();
     let (mut entry, child) = enter_child(&registry, "dead");
     let vsock = dir.path().join("vsock");
-    let mut config = api::config::VmSpec::default();
-    config.vsock = Some(
-        serde_json::from_value(serde_json::json!({ "guest_cid": 3, "uds_path": vsock })).unwrap(),
-    );
+    let spec = serde_json::json!({ "vsock": { "guest_cid": 3, "uds_path": vsock } });
+    let config = serde_json::from_value(spec).unwrap();
     let console = entry.dir.join("console.sock");
     entry.set_config(config, Some(&console)).unwrap();
     for path in [&entry.record.api_socket, &vsock] {

@@ -5,3 +5,4 @@ mod supervision;
 mod support;
 mod terminal;
 mod usage;
+mod vms;

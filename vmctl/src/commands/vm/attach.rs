@@ -11,13 +11,17 @@ use crate::registry::Registry;
 
 /// Adds a disk or a network interface to a VM while it runs; the guest sees it at once.
 #[derive(Debug, Args)]
-#[group(id = "device", required = true, multiple = false, args = ["disk", "net"])]
 pub(super) struct AttachArgs {
     /// The VM.
     name: String,
 
     /// A block device, with the options of `vmctl boot --disk`.
-    #[arg(long, value_name = "PATH[,OPTION...]")]
+    #[arg(
+        long,
+        value_name = "PATH[,OPTION...]",
+        required_unless_present = "net",
+        conflicts_with = "net"
+    )]
     disk: Option<DiskArg>,
 
     /// A network interface on an existing TAP, with the options of `vmctl boot --net`.

@@ -26,12 +26,11 @@ pub(super) struct ConsoleArgs {
 
 pub(super) fn run(registry: &Registry, args: &ConsoleArgs) -> Result<u8, CliError> {
     let entry = registry.find(&args.name)?;
-    let name = || entry.record.name.clone();
     if entry.process().is_none() {
-        return Err(CliError::NotRunning { name: name(), status: entry.status() });
+        return Err(super::not_running(&entry));
     }
     let Some(path) = &entry.record.console_socket else {
-        return Err(CliError::NoConsole { name: name() });
+        return Err(CliError::NoConsole { name: entry.record.name });
     };
     let failed = |source| CliError::System { what: "the console can't be connected to", source };
     let stream = UnixStream::connect(path).map_err(failed)?;

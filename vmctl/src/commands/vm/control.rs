@@ -6,7 +6,7 @@ use clap::Args;
 use rustix::process::Signal;
 use serde_json::json;
 
-use super::{connect, refused};
+use super::{connect, not_running, refused};
 use crate::errors::CliError;
 use crate::output;
 use crate::registry::{Entry, Registry};
@@ -14,8 +14,7 @@ use crate::registry::{Entry, Registry};
 /// How much longer than the guest a VMM may take to end.
 const GRACE: Duration = Duration::from_secs(10);
 
-/// Changes a VM's state: `pause` makes vCPUs and devices stand still, `resume` lets them go on,
-/// `kill` ends the VM at once.
+/// What the commands take that change a VM's state.
 #[derive(Debug, Args)]
 pub(super) struct ChangeArgs {
     /// The VMs.
@@ -53,7 +52,9 @@ pub(super) fn stop(registry: &Registry, args: &StopArgs) -> Result<u8, CliError>
 
 pub(super) fn kill(registry: &Registry, args: &ChangeArgs) -> Result<u8, CliError> {
     each(registry, args, |entry| {
-        connect(entry)?;
+        if entry.process().is_none() {
+            return Err(not_running(entry));
+        }
         end(entry)
     })
 }
@@ -79,7 +80,7 @@ fn each(
 }
 
 fn stop_one(entry: &mut Entry, timeout: Duration) -> Result<(), CliError> {
-    let Some(process) = entry.process() else { return connect(entry).map(drop) };
+    let Some(process) = entry.process() else { return Err(not_running(entry)) };
     // A VMM that doesn't answer is told by a signal, and given the same time.
     let asked = connect(entry).and_then(|mut api| api.shutdown(timeout).map_err(refused(entry)));
     if let Err(error) = asked {
