@@ -90,6 +90,7 @@ impl Vmm {
         let since = Instant::now();
         self.machine()?.pause().map_err(|error| fault(&error))?;
         self.state = VmState::Paused;
+        self.finish_recording();
         self.metrics.set_latency(Latency::Pause, since.elapsed());
         self.status.send(&Event::Paused { monotonic_ns: monotonic_ns() });
         Ok(())

@@ -121,7 +121,7 @@ impl Configuration {
     fn change(&mut self, change: impl FnOnce(&mut VmSpec)) -> Result<(), ApiError> {
         let mut changed = self.spec.clone();
         change(&mut changed);
-        bootable(changed.clone()).validate()?;
+        changed.check()?;
         self.spec = changed;
         self.touched = true;
         Ok(())

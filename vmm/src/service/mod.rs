@@ -31,7 +31,6 @@ use crate::cli::Cli;
 use crate::error::VmmError;
 use crate::host_probe;
 use crate::machine::{Machine, MachineBuilder, Surroundings};
-use crate::snapshot::LazyMemory;
 use crate::status::{Status, monotonic_ns};
 use crate::stop::{StopReason, StopSignal};
 
@@ -42,7 +41,7 @@ pub use state::VmState;
 
 use configure::Configuration;
 use metrics::Metrics;
-use snapshots::{Capture, LastSnapshot};
+use snapshots::{Capture, LastSnapshot, Pager};
 
 /// What a VM is given by the command line that started its process.
 pub struct Settings {
@@ -90,7 +89,7 @@ pub struct Vmm {
     /// What the next differential snapshot builds upon.
     last_snapshot: Option<LastSnapshot>,
     /// Who supplies the pages of a machine that was loaded lazily.
-    lazy_memory: Option<LazyMemory>,
+    pager: Option<Pager>,
     /// A live fork that isn't complete.
     capture: Option<Capture>,
     /// The guest was asked to power off, and has until this time.
@@ -135,7 +134,7 @@ impl Vmm {
             machine_started_ns: None,
             restored_from: None,
             last_snapshot: None,
-            lazy_memory: None,
+            pager: None,
             capture: None,
             deadline: None,
         })

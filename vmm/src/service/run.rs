@@ -187,6 +187,7 @@ impl Vmm {
     /// Takes the machine down, writes the last metrics, and says why it ended.
     fn end(mut self, reason: StopReason) -> Result<StopReason, VmmError> {
         self.capture = None;
+        self.finish_recording();
         if let Some(machine) = &mut self.machine {
             machine.take_down();
         }

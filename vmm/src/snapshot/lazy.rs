@@ -47,6 +47,15 @@ impl LazyMemory {
         let fail = |source| LazyRestoreError::Handler { path: path.to_owned(), source };
         // Before anything else: a path that's wrong is the likeliest mistake.
         let stream = UnixStream::connect(path).map_err(fail)?;
+        Self::hand_over(memory, stream, fail)
+    }
+
+    /// Hands the pages of `memory` to the handler at the other end of `stream`.
+    pub(super) fn hand_over(
+        memory: &GuestRam,
+        stream: UnixStream,
+        fail: impl Fn(io::Error) -> LazyRestoreError,
+    ) -> Result<Self, LazyRestoreError> {
         let uffd = Uffd::new(features(memory))?;
         let mut mappings = Vec::new();
         let mut offset = 0;

@@ -6,10 +6,12 @@
 mod lazy;
 mod live;
 mod memory;
+mod recorder;
 
 pub use lazy::{LazyMemory, LazyRestoreError};
 pub use live::{CaptureError, LiveCapture};
 pub use memory::{write_diff, write_full};
+pub use recorder::Recorder;
 
 #[cfg(test)]
 mod kvm_tests;

@@ -1,5 +1,6 @@
 //! Makes a machine out of a snapshot's files.
 
+use std::path::Path;
 use std::time::Instant;
 
 use api::ApiError;
@@ -9,7 +10,8 @@ use api::v1::{LoadSnapshotParams, MemoryBackendType, NewIdentity};
 use devices::GuestRam;
 use snapshot::lazy::WorkingSet;
 use snapshot::memory::MemoryFile;
-use snapshot::{Kind, SnapshotHeader};
+use snapshot::{Kind, MemoryRegion, SnapshotHeader};
+use vm_memory::GuestAddress;
 
 use super::{LastSnapshot, parse_state};
 use crate::error::VmmError;
@@ -18,17 +20,33 @@ use crate::machine::{MachineBuilder, MachineState};
 use crate::memory::{self, Backing, Pages};
 use crate::service::metrics::Latency;
 use crate::service::{VmState, Vmm, fault};
-use crate::snapshot::LazyMemory;
+use crate::snapshot::{LazyMemory, Recorder};
 use crate::status::monotonic_ns;
 use crate::x86_64::ClockPolicy;
 
-/// Guest memory, and what must live as long as it.
+/// Guest memory, and who supplies its pages.
 struct Loaded {
     memory: GuestRam,
-    lazy: Option<LazyMemory>,
+    pager: Option<Pager>,
+}
+
+/// Who supplies the pages of a machine's memory, as long as it lives.
+#[expect(dead_code, reason = "the handler of another process only has to be kept")]
+pub(in crate::service) enum Pager {
+    /// Another process.
+    Handler(LazyMemory),
+    /// This one, which notes what is touched first.
+    Recorder(Recorder),
 }
 
 impl Vmm {
+    /// Ends the recording of a working set, if there is one.
+    pub(in crate::service) fn finish_recording(&self) {
+        if let Some(Pager::Recorder(recorder)) = &self.pager {
+            recorder.finish();
+        }
+    }
+
     /// Makes the machine that `params` names; it's paused unless it's to be resumed.
     pub(in crate::service) fn load_snapshot(
         &mut self,
@@ -86,7 +104,7 @@ impl Vmm {
     ) -> Result<(), VmmError> {
         let builder = MachineBuilder::new(config, self.surroundings());
         let machine = builder.restore(state, loaded.memory, clock)?;
-        self.lazy_memory = loaded.lazy;
+        self.pager = loaded.pager;
         self.adopt(machine, VmState::Paused);
         Ok(())
     }
@@ -114,24 +132,40 @@ fn load_memory(
                     .read_ahead(&file)
                     .map_err(|source| VmmError::os("read the working set ahead", source))?;
             }
+            if let Some(path) = &params.record_working_set_path {
+                return record(file, path, &backing);
+            }
             let memory = match pages {
                 Pages::Ordinary => memory::map_snapshot(&file, &backing)?,
                 Pages::Huge2M => memory::load(&file, &backing)?,
             };
-            Ok(Loaded { memory, lazy: None })
+            Ok(Loaded { memory, pager: None })
         }
         MemoryBackendType::Uffd => {
-            let ranges: Vec<_> = header
-                .regions
-                .iter()
-                .map(|region| (vm_memory::GuestAddress(region.guest_address), region.size_bytes))
-                .collect();
-            let memory = memory::allocate(&ranges, &backing)?;
+            if params.working_set_path.is_some() || params.record_working_set_path.is_some() {
+                let reason = "with the backend Uffd, the working set is the page fault handler's \
+                              business: leave working_set_path and record_working_set_path out";
+                return Err(VmmError::snapshot("load the snapshot's memory", reason));
+            }
+            let memory = memory::allocate(&ranges(&header.regions), &backing)?;
             let lazy = LazyMemory::connect(&memory, path)
                 .map_err(|error| VmmError::snapshot("load the snapshot's memory", error))?;
-            Ok(Loaded { memory, lazy: Some(lazy) })
+            Ok(Loaded { memory, pager: Some(Pager::Handler(lazy)) })
         }
     }
+}
+
+/// Allocates memory whose pages this process supplies out of `file`, and notes those that are
+/// touched first in the working set at `path`.
+fn record(file: MemoryFile, path: &Path, backing: &Backing) -> Result<Loaded, VmmError> {
+    let memory = memory::allocate(&ranges(file.regions()), backing)?;
+    let recorder = Recorder::start(&memory, file, path)
+        .map_err(|error| VmmError::snapshot("record the working set", error))?;
+    Ok(Loaded { memory, pager: Some(Pager::Recorder(recorder)) })
+}
+
+fn ranges(regions: &[MemoryRegion]) -> Vec<(GuestAddress, u64)> {
+    regions.iter().map(|region| (GuestAddress(region.guest_address), region.size_bytes)).collect()
 }
 
 /// Changes the snapshot's configuration as `params` says, and checks all of it: it comes from a

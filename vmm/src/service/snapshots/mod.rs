@@ -17,6 +17,7 @@ use crate::machine::{Machine, MachineState};
 use crate::memory;
 
 pub(super) use fork::Capture;
+pub(super) use load::Pager;
 
 /// What a machine's next differential snapshot builds upon.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
