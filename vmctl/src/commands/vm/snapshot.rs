@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use api::config::VmSpec;
+use api::config::{DiskFormat, VmSpec};
 use api::ext::{ForkDrive, ForkParams};
 use api::v1::{CreateSnapshotParams, SnapshotType};
 use clap::Args;
@@ -159,6 +159,12 @@ pub(super) fn fork_into(
     }
     let params = ForkParams { snapshot_path: dir.state(), mem_file_path: dir.memory(), drives };
     let report = api.fork(&params).map_err(refused(entry))?;
+    for forked in report.drives.iter().filter(|forked| forked.overlay_of.is_some()) {
+        let drive = config.drives.iter_mut().find(|drive| drive.drive_id == forked.drive_id);
+        if let Some(drive) = drive {
+            drive.format = Some(DiskFormat::Qcow2);
+        }
+    }
     dir.write_config(&config)?;
     Ok(report)
 }
