@@ -58,6 +58,42 @@ fn pause_waits_for_requests_in_flight_and_takes_no_new_ones() {
 }
 
 #[test]
+fn request_that_waited_for_others_to_complete_is_taken_after_a_pause() {
+    let (disk, held) = Held::new();
+    let mut block = Block::new(&config(), disk).unwrap();
+    let mut driver = Driver::new(guest_ram(), 4, 0);
+    let (_interrupts, kicks) = activate(&mut block, &[&driver]);
+    // As many as the queue can have in flight, and one more for which nobody kicks: the device was
+    // awake when it came.
+    driver.request(VIRTIO_BLK_T_IN, 0, &[Buffer::writable(DATA, 512)]);
+    (0..3).for_each(|_| driver.queue.make_available(0));
+    kicks[0].write(1).unwrap();
+    held.await_waiting(4);
+    driver.queue.make_available(0);
+    block.request_pause();
+    let done = Arc::new(AtomicBool::new(false));
+    let (disk, paused) = (held.clone(), Arc::clone(&done));
+    let releaser = std::thread::spawn(move || {
+        while !paused.load(Ordering::Acquire) {
+            disk.release(5);
+            std::thread::yield_now();
+        }
+    });
+    block.pause();
+    done.store(true, Ordering::Release);
+    releaser.join().unwrap();
+    // All five, if the first four were released before the worker had looked for the fifth.
+    let mut used = driver.queue.used().len();
+    assert!(used == 4 || used == 5, "{used}");
+    block.resume();
+    wait_until(|| {
+        held.release(1);
+        used += driver.queue.used().len();
+        used == 5
+    });
+}
+
+#[test]
 fn pause_of_a_broken_queue_waits_for_its_requests_too() {
     let (disk, held) = Held::new();
     let mut block = Block::new(&config(), disk).unwrap();
