@@ -6,6 +6,7 @@ pub mod console;
 mod counter;
 mod deadline;
 pub mod device;
+pub mod mem;
 pub mod net;
 pub mod pmem;
 pub mod queue;

@@ -18,6 +18,7 @@ use super::boot::{self, Loaded};
 use super::console::{self, Console};
 use super::device_memory::DeviceMemory;
 use super::legacy::{self, Legacy};
+use super::pluggable::MemoryPlan;
 use super::registry::Devices;
 use super::state::MachineState;
 use super::virtio::MemoryPlace;
@@ -73,7 +74,7 @@ impl MachineBuilder {
                 HugePages::None => Pages::Ordinary,
                 HugePages::Size2M => Pages::Huge2M,
             };
-            let ranges: Vec<_> = layout.ram.iter().map(|ram| (ram.start(), ram.size())).collect();
+            let ranges = MemoryPlan::new(layout, &self.config)?.ranges;
             memory::allocate(
                 &ranges,
                 &Backing { pages, tracked: self.config.machine.track_dirty_pages },
@@ -109,7 +110,7 @@ impl MachineBuilder {
         clock: ClockPolicy,
     ) -> Result<Machine, VmmError> {
         let hypervisor = self.create_hypervisor(|layout| {
-            memory::check_layout(&memory, layout)?;
+            memory::check_layout(&memory, &MemoryPlan::new(layout, &self.config)?.ranges)?;
             Ok(memory)
         })?;
         hypervisor.cpuid.check(&state.cpu).map_err(|source| {
@@ -156,7 +157,7 @@ impl MachineBuilder {
         let memory = memory(&layout)?;
         let vm = kvm.create_vm().map_err(|source| VmmError::kvm("KVM_CREATE_VM", source))?;
         x86_64::prepare_vm(&vm)?;
-        memory::register(&vm, &memory)?;
+        memory::register(&vm, &memory, layout.ram.len())?;
         let vm = Arc::new(vm);
         let router = InterruptRouter::new(Arc::clone(&vm));
         Ok(Hypervisor { kvm, vm, cpuid, layout, memory, router })
@@ -178,7 +179,8 @@ impl MachineBuilder {
             &hypervisor.layout,
             self.config.machine.transport,
         )?;
-        let memory = DeviceMemory::new(Arc::clone(&hypervisor.vm), hypervisor.layout.device_memory);
+        let plan = MemoryPlan::new(&hypervisor.layout, &self.config)?;
+        let memory = DeviceMemory::new(Arc::clone(&hypervisor.vm), &plan, &hypervisor.memory);
         let mut devices = Devices::new(attacher, memory);
         let (console, serial) = console::attach(&self.config, &buses.pio, &hypervisor.router)?;
         attach(&mut devices, console.port())?;

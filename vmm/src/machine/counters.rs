@@ -2,6 +2,7 @@
 
 use devices::virtio::balloon::BalloonPort;
 use devices::virtio::block::BlockMetrics;
+use devices::virtio::mem::MemPort;
 use devices::virtio::net::NetMetrics;
 use devices::virtio::pmem::PmemMetrics;
 use devices::virtio::vsock::VsockMetrics;
@@ -32,6 +33,7 @@ fn counters(handle: &Handle) -> Option<Counters> {
         Handle::Vsock(metrics) => Some(vsock(metrics)),
         Handle::Balloon(port) => Some(balloon(port)),
         Handle::Pmem { metrics, .. } => Some(pmem(metrics)),
+        Handle::Memory(port) => Some(memory(port)),
         Handle::Rng | Handle::Console => None,
     }
 }
@@ -74,6 +76,10 @@ fn vsock(metrics: &VsockMetrics) -> Counters {
         ("bad_packets", metrics.bad_packets.get()),
         ("bad_buffers", metrics.bad_buffers.get()),
     ]
+}
+
+fn memory(port: &MemPort) -> Counters {
+    vec![("plugged_bytes", port.plugged()), ("requested_bytes", port.requested())]
 }
 
 fn pmem(metrics: &PmemMetrics) -> Counters {

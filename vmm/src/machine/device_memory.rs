@@ -4,14 +4,17 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use arch::GuestRange;
+use devices::GuestRam;
+use devices::virtio::mem::{MemRegion, MemorySlots};
 use kvm_ioctls::VmFd;
 use sys::file_mapping::FileMapping;
 use vm_memory::GuestAddress;
 
+use super::pluggable::{KvmSlots, MemoryPlan};
 use crate::memory_slots;
 
 /// KVM's slots from here on are for devices. Those below are guest RAM's.
-const FIRST_SLOT: u32 = 64;
+const FIRST_SLOT: u32 = 16384;
 /// How many slots devices may use: there are no more places for devices than this.
 const MAX_SLOTS: u32 = 64;
 /// Where every piece of memory starts, and how long it is, in bytes.
@@ -44,12 +47,24 @@ pub(super) enum PlaceError {
     Kvm(#[source] kvm_ioctls::Error),
 }
 
-/// The window for devices' memory.
+/// What devices bring into guest memory: files in a window, and memory that is plugged.
 pub(super) struct DeviceMemory {
     vm: Arc<VmFd>,
     window: GuestRange,
+    pluggable: Option<Pluggable>,
     /// Slots and lengths by first addresses.
     pieces: Mutex<BTreeMap<u64, (u32, u64)>>,
+}
+
+/// Memory that can be plugged.
+#[derive(Clone)]
+pub(super) struct Pluggable {
+    /// Where it is.
+    pub(super) region: MemRegion,
+    /// Guest memory, of which it is a part.
+    pub(super) memory: GuestRam,
+    /// What shows it to the guest.
+    pub(super) slots: Arc<dyn MemorySlots>,
 }
 
 /// A file in guest memory, until it's dropped.
@@ -61,9 +76,18 @@ pub(super) struct MappedFile {
 }
 
 impl DeviceMemory {
-    /// Creates an empty window.
-    pub(super) fn new(vm: Arc<VmFd>, window: GuestRange) -> Arc<Self> {
-        Arc::new(Self { vm, window, pieces: Mutex::default() })
+    /// Creates what `plan` has room for: an empty window, and memory of which nothing is plugged.
+    pub(super) fn new(vm: Arc<VmFd>, plan: &MemoryPlan, memory: &GuestRam) -> Arc<Self> {
+        let pluggable = plan.pluggable.map(|region| {
+            let slots = Arc::new(KvmSlots::new(Arc::clone(&vm), memory.clone(), plan.ram));
+            Pluggable { region, memory: memory.clone(), slots }
+        });
+        Arc::new(Self { vm, window: plan.window, pluggable, pieces: Mutex::default() })
+    }
+
+    /// Returns the memory that can be plugged, if there is any.
+    pub(super) fn pluggable(&self) -> Option<&Pluggable> {
+        self.pluggable.as_ref()
     }
 
     /// Shows `mapping` to the guest `at` an address, or wherever there's room.
@@ -196,7 +220,10 @@ mod tests {
             println!("SKIPPED: /dev/kvm can't be opened");
             return;
         };
-        let memory = DeviceMemory::new(Arc::new(kvm.create_vm().unwrap()), window(4 * MIB));
+        let plan =
+            MemoryPlan { ranges: Vec::new(), ram: 0, pluggable: None, window: window(4 * MIB) };
+        let vm = Arc::new(kvm.create_vm().unwrap());
+        let memory = DeviceMemory::new(vm, &plan, &GuestRam::new());
         let file = rustix::fs::memfd_create("file", rustix::fs::MemfdFlags::CLOEXEC).unwrap();
         let file = File::from(file);
         file.set_len(4096).unwrap();

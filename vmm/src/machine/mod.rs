@@ -18,6 +18,7 @@ mod cpu_template;
 mod device_memory;
 mod fork;
 mod legacy;
+mod pluggable;
 mod registry;
 mod state;
 mod virtio;

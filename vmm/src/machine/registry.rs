@@ -9,6 +9,7 @@ use devices::state::RestoreError;
 use devices::virtio::VirtioDevice;
 use devices::virtio::balloon::BalloonPort;
 use devices::virtio::block::{BlockControl, BlockMetrics};
+use devices::virtio::mem::MemPort;
 use devices::virtio::net::{NetControl, NetMetrics};
 use devices::virtio::pmem::PmemMetrics;
 use devices::virtio::transport::TransportState;
@@ -43,6 +44,8 @@ pub(super) enum Handle {
     Balloon(Arc<BalloonPort>),
     /// The console, which nothing changes.
     Console,
+    /// Memory that is plugged.
+    Memory(Arc<MemPort>),
     /// Persistent memory.
     Pmem {
         /// Changes its limit.

@@ -14,6 +14,7 @@ use devices::rate_limiter::{RateLimiterConfig, TokenBucketConfig};
 use devices::virtio::balloon::{Balloon, BalloonOptions, BalloonPort};
 use devices::virtio::block::{Block, BlockConfig};
 use devices::virtio::console::{Console, ConsolePort};
+use devices::virtio::mem::{Mem, MemPort};
 use devices::virtio::net::{FrameBackend, Net, NetConfig as NetSettings};
 use devices::virtio::pmem::{Pmem, PmemFile};
 use devices::virtio::rng::Rng;
@@ -21,7 +22,7 @@ use devices::virtio::vsock::{Vsock, VsockConfig as VsockSettings, VsockError};
 use sys::tap::{Tap, TapError};
 
 use super::Surroundings;
-use super::device_memory::DeviceMemory;
+use super::device_memory::{DeviceMemory, Pluggable};
 use super::registry::{Handle, Made};
 use super::state::DeviceKey;
 use crate::error::VmmError;
@@ -100,7 +101,12 @@ pub(super) fn make(
             let index = config.pmem.iter().position(|pmem| pmem.id == *id).ok_or_else(missing)?;
             make_pmem(&config.pmem[index], index, memory)
         }
-        DeviceKey::Memory => Err(missing()),
+        DeviceKey::Memory => {
+            let Pluggable { region, memory, slots } =
+                memory.window.pluggable().cloned().ok_or_else(missing)?;
+            let port = Arc::new(MemPort::new(region, memory, slots));
+            Ok(Made { device: Box::new(Mem::new(Arc::clone(&port))), handle: Handle::Memory(port) })
+        }
     }
 }
 

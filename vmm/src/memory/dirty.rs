@@ -27,8 +27,11 @@ impl DirtyPages {
     /// # Errors
     /// [`VmmError::Kvm`].
     pub fn take(vm: &VmFd, memory: &GuestRam) -> Result<Option<Self>, VmmError> {
-        Self::take_with(memory, |slot, len| {
-            vm.get_dirty_log(slot, len).map_err(|source| VmmError::kvm("KVM_GET_DIRTY_LOG", source))
+        Self::take_with(memory, |slot, len| match vm.get_dirty_log(slot, len) {
+            // Memory that isn't plugged isn't the guest's to write. What was written before it was
+            // unplugged is noted by us, as it was given back.
+            Err(error) if error.errno() == libc::ENOENT => Ok(Vec::new()),
+            log => log.map_err(|source| VmmError::kvm("KVM_GET_DIRTY_LOG", source)),
         })
     }
 

@@ -7,21 +7,21 @@ pub use backing::{Backing, Pages, allocate, allocate_shared, load, map_snapshot}
 pub use dirty::DirtyPages;
 pub(crate) use dirty::runs;
 
-use arch::MemoryLayout;
 use kvm_ioctls::VmFd;
 use snapshot::MemoryRegion;
 use sys::memory::{GuestRam, RegionTracking};
-use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
+use vm_memory::{GuestAddress, GuestMemoryBackend, GuestMemoryRegion};
 
 use crate::error::VmmError;
 use crate::memory_slots;
 
-/// Gives KVM every region of `memory` as a slot, in order from slot 0.
+/// Gives KVM the first `count` regions of `memory` as slots, in order from slot 0. Those behind are
+/// shown to the guest when they are plugged.
 ///
 /// # Errors
 /// [`VmmError::Kvm`] when KVM refuses a slot.
-pub fn register(vm: &VmFd, memory: &GuestRam) -> Result<(), VmmError> {
-    for (slot, region) in (0..).zip(memory.iter()) {
+pub fn register(vm: &VmFd, memory: &GuestRam, count: usize) -> Result<(), VmmError> {
+    for (slot, region) in (0..).zip(memory.iter().take(count)) {
         memory_slots::set(vm, slot, region)
             .map_err(|source| VmmError::kvm("KVM_SET_USER_MEMORY_REGION", source))?;
         log::debug!(
@@ -43,16 +43,15 @@ pub fn regions(memory: &GuestRam) -> Vec<MemoryRegion> {
     memory.iter().map(region).collect()
 }
 
-/// Checks that `memory`, which came with a snapshot, lies where this machine has its RAM.
+/// Checks that `memory`, which came with a snapshot, lies where this machine has its own: at `ranges`.
 ///
 /// # Errors
 /// [`VmmError::Snapshot`] with both layouts.
-pub fn check_layout(memory: &GuestRam, layout: &MemoryLayout) -> Result<(), VmmError> {
+pub fn check_layout(memory: &GuestRam, ranges: &[(GuestAddress, u64)]) -> Result<(), VmmError> {
     let theirs = regions(memory);
-    let ours = layout
-        .ram
+    let ours = ranges
         .iter()
-        .map(|ram| MemoryRegion { guest_address: ram.start().0, size_bytes: ram.size() });
+        .map(|(start, size)| MemoryRegion { guest_address: start.0, size_bytes: *size });
     if ours.clone().eq(theirs.iter().copied()) {
         return Ok(());
     }

@@ -46,6 +46,9 @@ impl Vmm {
             }
             A::StartHinting(start) => self.on_machine(|machine| machine.start_hinting(start)),
             A::StopHinting => self.on_machine(Machine::stop_hinting),
+            A::UpdateMemoryHotplug(update) => {
+                self.on_machine(|machine| machine.update_memory_hotplug(update))
+            }
             A::UpdatePmem(patch) => self.on_machine(|machine| machine.update_pmem(&patch)),
             A::HotplugPmem(spec) => self.plug(|machine| machine.plug_pmem(spec)),
             A::HotunplugPmem(id) => self.on_machine(|machine| machine.unplug_pmem(&id)),
@@ -118,6 +121,6 @@ impl Vmm {
     }
 
     pub(super) fn memory_hotplug(&mut self) -> Result<MemoryHotplugStatus, ApiError> {
-        Err(ApiError::internal("later"))
+        self.machine()?.memory_hotplug()
     }
 }

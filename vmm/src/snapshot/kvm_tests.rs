@@ -35,7 +35,7 @@ impl Guest {
         let backing = Backing { tracked, ..Backing::default() };
         let memory = allocate(&[(GuestAddress(0), SIZE)], &backing).unwrap();
         memory.write_slice(&COUNT, GuestAddress(CODE)).unwrap();
-        memory::register(&vm, &memory).unwrap();
+        memory::register(&vm, &memory, 1).unwrap();
         let vcpu = vm.create_vcpu(0).unwrap();
         let mut special = vcpu.get_sregs().unwrap();
         (special.cs.base, special.cs.selector) = (0, 0);
