@@ -121,3 +121,6 @@ pub(super) fn identity(metadata: &Metadata) -> (bool, u64, u64) {
         (false, metadata.dev(), metadata.ino())
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -96,29 +96,55 @@ fn pattern(len: usize, seed: usize) -> Vec<u8> {
     (0..len).map(|n| ((n + seed) % 251) as u8).collect()
 }
 
+/// Makes an image that the given number of others are below; the lowest is raw.
+fn create_over(directory: &Path, format: Format, below: usize) -> Vec<(NamedTempFile, Format)> {
+    if below == 0 {
+        return vec![(create(directory, format), format)];
+    }
+    let lower = if below == 1 { Format::Raw } else { Format::Qcow2 };
+    let mut chain = create_over(directory, lower, below - 1);
+    let image = NamedTempFile::new_in(directory).unwrap();
+    let name = chain[0].0.path().to_str().unwrap().to_owned();
+    create_qcow2(image.path(), |builder| {
+        builder.size(DISK_LEN).backing(name, chain[0].1.to_string())
+    });
+    chain.insert(0, (image, format));
+    chain
+}
+
 /// Runs `check` on a fresh disk for each way to have one, with and without write-through.
 fn each(check: impl Fn(&DiskOptions, &mut Rig)) {
     // Not every file system can make zeros without writing them: the shared memory's can't.
     let directories = [TempDir::new().unwrap(), TempDir::new_in("/dev/shm").unwrap()];
     let kinds = [
-        (Format::Raw, Engine::Sync),
-        (Format::Raw, Engine::IoUring),
-        (Format::Qcow2, Engine::Sync),
+        (Format::Raw, Engine::Sync, 0),
+        (Format::Raw, Engine::IoUring, 0),
+        (Format::Qcow2, Engine::Sync, 0),
+        (Format::Qcow2, Engine::Sync, 1),
+        (Format::Qcow2, Engine::Sync, 2),
     ];
     for directory in &directories {
-        for (format, engine) in kinds {
+        for (format, engine, below) in kinds {
             for cache in [Cache::WriteBack, Cache::Direct, Cache::Unsafe] {
                 // Before Linux 6.6, tmpfs knows nothing but its page cache.
                 if cache == Cache::Direct && directory.path().starts_with("/dev/shm") {
                     continue;
                 }
                 for write_through in [false, true] {
-                    let image = create(directory.path(), format);
+                    let chain = create_over(directory.path(), format, below);
+                    let path = |image: &NamedTempFile| image.path().to_owned();
                     let options = DiskOptions {
                         format: Some(format),
                         engine: Some(engine),
                         cache,
-                        ..DiskOptions::new(image.path())
+                        backing: chain[1..]
+                            .iter()
+                            .map(|(image, format)| BackingFile {
+                                path: path(image),
+                                format: *format,
+                            })
+                            .collect(),
+                        ..DiskOptions::new(path(&chain[0].0))
                     };
                     println!("{options:?}, write through: {write_through}");
                     let disk = Disk::open(&options).unwrap();

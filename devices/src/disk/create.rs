@@ -164,3 +164,6 @@ fn directory_of(path: &Path) -> &Path {
         _ => Path::new("."),
     }
 }
+
+#[cfg(test)]
+pub(super) mod tests;

@@ -1,6 +1,7 @@
 //! The device from its driver's side.
 
 mod control;
+mod overlay;
 
 use std::collections::VecDeque;
 use std::sync::Mutex;
