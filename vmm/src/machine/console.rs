@@ -22,6 +22,9 @@ use crate::interrupts::InterruptRouter;
 /// How long the end of a machine waits for a slow reader of its console.
 const FLUSH_LIMIT: Duration = Duration::from_secs(5);
 
+/// How long a pause waits for it.
+const DRAIN_LIMIT: Duration = Duration::from_millis(100);
+
 /// The host's side of the console.
 pub(super) struct Console {
     output: Arc<ConsoleOutput>,
@@ -79,6 +82,14 @@ impl Console {
     /// Gives up the input, for an event loop to serve.
     pub(super) fn take_input(&mut self) -> Option<Box<dyn MutEventSubscriber>> {
         self.input.take()
+    }
+
+    /// Gives the reader what a paused guest has printed. One that doesn't read is no reason to
+    /// wait: it gets it later.
+    pub(super) fn drain(&self) {
+        if !self.output.flush(DRAIN_LIMIT) {
+            log::debug!("the console's reader is slow");
+        }
     }
 
     /// Waits until the reader has what the guest printed, if it reads at all.

@@ -113,6 +113,8 @@ impl Machine {
         }
         // After the vCPUs: one could still have notified a queue.
         self.devices.pause();
+        // What the guest printed is its reader's, not a snapshot's.
+        self.console.drain();
         Ok(())
     }
 
