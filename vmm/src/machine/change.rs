@@ -33,6 +33,10 @@ impl Machine {
                     "a vhost-user drive has no image here: its back end changes it",
                 ));
             }
+            if drive.image() != Some(path) {
+                // What the other image builds upon, nobody says: nothing.
+                drive.backing.clear();
+            }
             drive.backend = DriveBackend::Image(path.clone());
             let disk = virtio::open_disk(&drive, index).map_err(|error| refuse(&error))?;
             control.change_disk(disk).map_err(|error| ApiError::from_chain(&error))?;
