@@ -1,11 +1,13 @@
 //! Puts the kernel and what goes with it into guest memory.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
 use api::config::BootConfig;
 use arch::{Arch, BootError, GuestRange, Image, KernelInfo, MemoryLayout};
 use devices::GuestRam;
+use rustix::fs::OFlags;
 
 use super::HostArch;
 use crate::error::VmmError;
@@ -54,5 +56,8 @@ pub(super) fn boot_error(path: &Path, source: BootError) -> VmmError {
 }
 
 fn open(path: &Path, image: Image) -> Result<File, VmmError> {
-    File::open(path).map_err(|source| VmmError::OpenImage { image, path: path.to_owned(), source })
+    // Without this, a named pipe's other end would be waited for.
+    let flags = OFlags::NONBLOCK.bits().cast_signed();
+    let opened = OpenOptions::new().read(true).custom_flags(flags).open(path);
+    opened.map_err(|source| VmmError::OpenImage { image, path: path.to_owned(), source })
 }

@@ -1,6 +1,8 @@
 //! Builds a configuration, one request after the other, until the machine is started.
 
-use std::fs::File;
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::{FileTypeExt, OpenOptionsExt};
 use std::path::Path;
 
 use api::ApiError;
@@ -9,10 +11,11 @@ use api::config::{
     MemoryHotplugSpec, MmdsSpec, NetSpec, PmemSpec, SerialSpec, VmConfig, VmSpec, VsockSpec,
 };
 use api::v1::MachinePatch;
+use rustix::fs::OFlags;
 
 use crate::error::VmmError;
 
-/// A kernel that no configuration is valid without, for checks of the rest before one is named.
+/// A kernel that no configuration is valid without, for a look at the rest before one is named.
 const NO_KERNEL: &str = "/";
 
 /// The configuration so far. Each change is checked with all that is there already, so that a
@@ -40,7 +43,13 @@ impl Configuration {
     /// # Errors
     /// Never for a configuration that was checked at each change.
     pub(super) fn machine(&self) -> Result<MachineConfig, ApiError> {
-        Ok(bootable(self.spec.clone()).validate()?.machine)
+        let machine_config = self.spec.machine_config.clone();
+        let source = BootSourceSpec {
+            kernel_image_path: Some(NO_KERNEL.into()),
+            ..BootSourceSpec::default()
+        };
+        let alone = VmSpec { machine_config, boot_source: Some(source), ..VmSpec::default() };
+        Ok(alone.validate()?.machine)
     }
 
     /// Tells whether nothing of a machine was configured.
@@ -128,13 +137,6 @@ impl Configuration {
     }
 }
 
-/// Names a kernel where there is none.
-fn bootable(mut spec: VmSpec) -> VmSpec {
-    let source = spec.boot_source.get_or_insert_default();
-    source.kernel_image_path.get_or_insert_with(|| NO_KERNEL.into());
-    spec
-}
-
 /// Puts `new` in the place of the element of its name, or at the end.
 fn replace<T>(list: &mut Vec<T>, new: T, id: impl Fn(&T) -> &String) {
     match list.iter_mut().find(|old| id(old) == id(&new)) {
@@ -143,10 +145,19 @@ fn replace<T>(list: &mut Vec<T>, new: T, id: impl Fn(&T) -> &String) {
     }
 }
 
-/// Finds out early whether a file is there.
+/// Finds out early whether a file is there that a guest can be given.
 fn can_open(what: &str, path: &Path) -> Result<(), ApiError> {
-    File::open(path)
-        .map(drop)
+    let open = || {
+        // Without this, the main thread would wait for the other end of a named pipe.
+        let flags = OFlags::NONBLOCK.bits().cast_signed();
+        let file = OpenOptions::new().read(true).custom_flags(flags).open(path)?;
+        let kind = file.metadata()?.file_type();
+        if kind.is_file() || kind.is_block_device() {
+            return Ok(());
+        }
+        Err(io::Error::other("it is neither a file nor a block device"))
+    };
+    open()
         .map_err(|error| ApiError::bad_request(format!("can't open the {what} {path:?}: {error}")))
 }
 
@@ -154,28 +165,53 @@ fn can_open(what: &str, path: &Path) -> Result<(), ApiError> {
 mod tests {
     use super::*;
 
-    fn drive(id: &str, path: &str) -> DriveSpec {
+    fn drive(id: &str, path: &Path) -> DriveSpec {
         DriveSpec {
             drive_id: id.to_owned(),
-            path_on_host: Some(path.into()),
+            path_on_host: Some(path.to_owned()),
             ..DriveSpec::default()
         }
     }
 
     #[test]
     fn second_drive_of_a_name_replaces_the_first_in_its_place() {
+        let images = [(); 3].map(|()| tempfile::NamedTempFile::new().unwrap());
+        let [one, two, three] = images.each_ref().map(tempfile::NamedTempFile::path);
         let mut configuration = Configuration::default();
         assert!(configuration.is_untouched());
-        for (id, path) in [("a", "/dev/null"), ("b", "/dev/null"), ("a", "/dev/zero")] {
+        for (id, path) in [("a", one), ("b", two), ("a", three)] {
             configuration.insert_drive(drive(id, path)).unwrap();
         }
         let found: Vec<_> = configuration
             .spec()
             .drives
             .iter()
-            .map(|drive| (drive.drive_id.as_str(), drive.path_on_host.clone().unwrap()))
+            .map(|drive| (drive.drive_id.as_str(), drive.path_on_host.as_deref().unwrap()))
             .collect();
-        assert_eq!(found, [("a", "/dev/zero".into()), ("b", "/dev/null".into())]);
+        assert_eq!(found, [("a", three), ("b", two)]);
+    }
+
+    #[test]
+    fn what_is_no_file_is_refused_and_a_named_pipe_is_not_waited_for() {
+        let directory = tempfile::tempdir().unwrap();
+        let pipe = directory.path().join("pipe");
+        let mode = rustix::fs::Mode::from_raw_mode(0o600);
+        rustix::fs::mknodat(rustix::fs::CWD, &pipe, rustix::fs::FileType::Fifo, mode, 0).unwrap();
+        for path in [pipe.as_path(), directory.path(), Path::new("/dev/null")] {
+            let error = Configuration::default().insert_drive(drive("a", path)).unwrap_err();
+            assert!(error.message.contains("neither a file nor a block device"), "{error}");
+        }
+    }
+
+    #[test]
+    fn balloon_is_held_against_memory_once_that_is_configured() {
+        let mut configuration = Configuration::default();
+        let balloon = BalloonSpec { amount_mib: 4000, ..BalloonSpec::default() };
+        configuration.set_balloon(balloon).unwrap();
+        assert!(configuration.machine().is_ok());
+        let machine = |mib| MachineSpec { mem_size_mib: Some(mib), ..MachineSpec::default() };
+        assert!(configuration.set_machine(machine(4000)).is_err());
+        configuration.set_machine(machine(4096)).unwrap();
     }
 
     #[test]
