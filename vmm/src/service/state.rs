@@ -122,3 +122,37 @@ fn fits(action: &VmmAction) -> Fits {
         A::CreateSnapshot(_) => Fits::Paused,
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use api::v1::{BalloonUpdate, CreateSnapshotParams, SnapshotType};
+
+    const STATES: [VmState; 3] = [VmState::NotStarted, VmState::Running, VmState::Paused];
+
+    fn allowed(action: &VmmAction) -> [bool; 3] {
+        STATES.map(|state| state.check(action).is_ok())
+    }
+
+    #[test]
+    fn machine_is_configured_before_and_changed_after_its_start() {
+        assert_eq!(allowed(&VmmAction::InstanceStart), [true, false, false]);
+        assert_eq!(allowed(&VmmAction::Pause), [false, true, true]);
+        let update = VmmAction::UpdateBalloon(BalloonUpdate { amount_mib: 1 });
+        assert_eq!(allowed(&update), [false, true, true]);
+        assert_eq!(allowed(&VmmAction::GetInstanceInfo), [true; 3]);
+        assert_eq!(allowed(&VmmAction::Kill), [true; 3]);
+    }
+
+    #[test]
+    fn snapshot_of_a_running_machine_is_refused_with_what_to_do() {
+        let create = VmmAction::CreateSnapshot(CreateSnapshotParams {
+            snapshot_type: SnapshotType::Full,
+            snapshot_path: "state".into(),
+            mem_file_path: "memory".into(),
+        });
+        assert_eq!(allowed(&create), [false, false, true]);
+        let error = VmState::Running.check(&create).unwrap_err();
+        assert!(error.message.contains("PATCH /vm"), "{error}");
+    }
+}

@@ -3,7 +3,7 @@
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::net::UnixStream;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::thread::{self, JoinHandle};
 
 use rustix::event::{EventfdFlags, eventfd};
@@ -72,7 +72,7 @@ impl Drop for Recorder {
 /// Supplies pages until `stop`, and writes those down that were touched before `enough`.
 fn serve(
     mut server: PageServer,
-    path: &PathBuf,
+    path: &Path,
     enough: &OwnedFd,
     stop: &OwnedFd,
 ) -> Result<(), LazyError> {

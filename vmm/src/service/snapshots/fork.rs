@@ -106,7 +106,7 @@ impl Vmm {
         let (written, faulted_pages) = match memory {
             Memory::Live(live) => {
                 let faulted = live.faulted_pages();
-                (live.finish().map_err(|error| failed(error)), faulted)
+                (live.finish().map_err(failed), faulted)
             }
             Memory::Written(written) => (written.map_err(failed), 0),
         };
