@@ -12,9 +12,9 @@ use super::hash::{MemoryHash, checksum, is_zero};
 use super::trailer::{EXTENT_BYTES, Extent, TRAILER_BYTES, Trailer, TrailerError, decode_extents};
 use super::{PAGE, PAGE_BYTES};
 use crate::error::SnapshotError;
-use crate::publish::PendingFile;
 use crate::header::{Kind, MemoryInfo, MemoryRegion, SnapshotHeader};
 use crate::id::SnapshotId;
+use crate::publish::PendingFile;
 
 /// How much is read at once.
 const CHUNK_BYTES: usize = 256 << 10;
