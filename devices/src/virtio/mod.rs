@@ -15,6 +15,7 @@ mod serve;
 #[cfg(any(test, feature = "test-utils"))]
 pub mod testing;
 pub mod transport;
+pub mod vhost_user;
 pub mod vsock;
 pub mod worker;
 

@@ -138,6 +138,17 @@ pub struct DeviceQueue {
     unsignalled: u16,
 }
 
+/// Guest-physical addresses of a queue's parts (VIRTIO 1.3 §2.7).
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RingAddresses {
+    /// The descriptor table.
+    pub descriptors: u64,
+    /// The available ring.
+    pub available: u64,
+    /// The used ring.
+    pub used: u64,
+}
+
 impl DeviceQueue {
     /// Wraps `queue`, whose rings the transport has checked; `kick` is the eventfd that KVM
     /// writes when the driver notifies the queue.
@@ -178,6 +189,21 @@ impl DeviceQueue {
     /// Returns the size that the driver chose.
     pub fn size(&self) -> u16 {
         self.queue.size()
+    }
+
+    /// Returns where the queue's parts are, for whoever serves it elsewhere. The transport has
+    /// checked that they lie in guest memory.
+    pub fn rings(&self) -> RingAddresses {
+        RingAddresses {
+            descriptors: self.queue.desc_table(),
+            available: self.queue.avail_ring(),
+            used: self.queue.used_ring(),
+        }
+    }
+
+    /// Returns the position of the next chain in the available ring.
+    pub fn next_available(&self) -> u16 {
+        self.queue.next_avail()
     }
 
     /// Returns the eventfd that becomes readable when the driver notifies the queue.

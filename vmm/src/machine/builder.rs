@@ -75,10 +75,12 @@ impl MachineBuilder {
                 HugePages::Size2M => Pages::Huge2M,
             };
             let ranges = MemoryPlan::new(layout, &self.config)?.ranges;
-            memory::allocate(
-                &ranges,
-                &Backing { pages, tracked: self.config.machine.track_dirty_pages },
-            )
+            let backing = Backing { pages, tracked: self.config.machine.track_dirty_pages };
+            // A vhost-user drive's back end maps it, too.
+            match self.config.drives.iter().all(|drive| drive.image().is_some()) {
+                true => memory::allocate(&ranges, &backing),
+                false => memory::allocate_shared(&ranges, &backing),
+            }
         })?;
         let loaded = boot::load(&self.config.boot, &hypervisor.memory, &hypervisor.layout)?;
         let board = self.create_board(&hypervisor, |devices, port| {

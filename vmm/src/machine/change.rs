@@ -6,6 +6,7 @@ use api::config::{
     VmSpec,
 };
 use api::v1::{PatchDrive, PatchNet, PatchPmem};
+use devices::virtio::vhost_user::{VhostUserControl, is_shared};
 
 use super::registry::Handle;
 use super::state::DeviceKey;
@@ -23,16 +24,13 @@ impl Machine {
             return Err(no_such("drive", &patch.drive_id));
         };
         let key = DeviceKey::Block(patch.drive_id.clone());
-        let Some(Handle::Block { control, .. }) = self.devices.handle(&key) else {
-            return Err(no_such("drive", &patch.drive_id));
+        let control = match self.devices.handle(&key) {
+            Some(Handle::Block { control, .. }) => control,
+            Some(Handle::VhostUser(control)) => return reload(control, patch),
+            _ => return Err(no_such("drive", &patch.drive_id)),
         };
         let mut drive = self.config.drives[index].clone();
         if let Some(path) = &patch.path_on_host {
-            if drive.image().is_none() {
-                return Err(ApiError::bad_request(
-                    "a vhost-user drive has no image here: its back end changes it",
-                ));
-            }
             if drive.image() != Some(path) {
                 // What the other image builds upon, nobody says: nothing.
                 drive.backing.clear();
@@ -76,6 +74,12 @@ impl Machine {
         if drive.is_root {
             return Err(ApiError::bad_request(
                 "is_root_device is for the drive that the guest boots from",
+            ));
+        }
+        if drive.image().is_none() && !is_shared(&self.memory) {
+            return Err(ApiError::bad_request(
+                "a vhost-user drive needs memory that other processes can map, as a VM has it that is \
+                 started with such a drive",
             ));
         }
         let key = DeviceKey::Block(drive.id.clone());
@@ -194,6 +198,16 @@ impl Machine {
         add(&mut spec);
         Ok(spec.validate()?)
     }
+}
+
+/// Has a drive's back end tell its configuration anew; nothing else of it can be changed here.
+fn reload(control: &VhostUserControl, patch: &PatchDrive) -> Result<(), ApiError> {
+    if patch.path_on_host.is_some() || patch.rate_limiter.is_some() {
+        return Err(ApiError::bad_request(
+            "a vhost-user drive has no image and no limits here: its back end changes them",
+        ));
+    }
+    control.reload().map(drop).map_err(|error| ApiError::from_chain(&error))
 }
 
 fn no_such(kind: &str, id: &str) -> ApiError {

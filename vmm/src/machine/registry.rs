@@ -13,6 +13,7 @@ use devices::virtio::mem::MemPort;
 use devices::virtio::net::{NetControl, NetMetrics};
 use devices::virtio::pmem::PmemMetrics;
 use devices::virtio::transport::TransportState;
+use devices::virtio::vhost_user::VhostUserControl;
 use devices::virtio::vsock::VsockMetrics;
 
 use super::attach::Attacher;
@@ -29,6 +30,8 @@ pub(super) enum Handle {
         /// Counts.
         metrics: Arc<BlockMetrics>,
     },
+    /// A drive that another process serves.
+    VhostUser(Arc<VhostUserControl>),
     /// A network interface.
     Net {
         /// Changes it.

@@ -1,11 +1,12 @@
 //! Makes the virtio devices that a configuration asks for.
 
+use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
 use api::config::{
-    BalloonConfig, CacheType, ConsoleDevice, DiskFormat, DriveConfig, EntropyConfig, Field,
-    IoEngine, MacAddr, MmdsConfig, NetConfig, PmemConfig, RateLimiter, Section, TokenBucket,
+    BalloonConfig, CacheType, ConsoleDevice, DiskFormat, DriveBackend, DriveConfig, EntropyConfig,
+    Field, IoEngine, MacAddr, MmdsConfig, NetConfig, PmemConfig, RateLimiter, Section, TokenBucket,
     VmConfig, VsockConfig,
 };
 use api::event::ErrorKind;
@@ -18,6 +19,7 @@ use devices::virtio::mem::{Mem, MemPort};
 use devices::virtio::net::{FrameBackend, Net, NetConfig as NetSettings};
 use devices::virtio::pmem::{Pmem, PmemFile};
 use devices::virtio::rng::Rng;
+use devices::virtio::vhost_user::{VhostUserBlock, VhostUserError};
 use devices::virtio::vsock::{Vsock, VsockConfig as VsockSettings, VsockError};
 use sys::tap::{Tap, TapError};
 
@@ -123,7 +125,7 @@ pub(super) fn open_disk(drive: &DriveConfig, index: usize) -> Result<Disk, VmmEr
             source,
         };
     let Some(path) = drive.image() else {
-        let reason = "this VMM has no front end for vhost-user drives yet";
+        let reason = "a vhost-user drive has no image here";
         return Err(error("socket", ErrorKind::ConfigUnsupported, reason.into()));
     };
     let options = DiskOptions {
@@ -163,7 +165,32 @@ pub(super) fn disk_format(format: DiskFormat) -> Format {
     }
 }
 
+/// Connects to the back end of `drive`.
+fn make_vhost_user(drive: &DriveConfig, index: usize, socket: &Path) -> Result<Made, VmmError> {
+    let connected = VhostUserBlock::connect(socket, drive.num_queues, BLOCK_QUEUE_SIZE);
+    let device = connected.map_err(|source| {
+        let (key, kind) = match &source {
+            VhostUserError::Connect(_) => ("socket", ErrorKind::DiskMissing),
+            VhostUserError::Queues { .. } => ("num_queues", ErrorKind::ConfigUnsupported),
+            VhostUserError::Protocol { .. }
+            | VhostUserError::Missing(_)
+            | VhostUserError::Private => ("socket", ErrorKind::DiskUnsupported),
+        };
+        VmmError::Device {
+            what: format!("drive {:?}", drive.id),
+            field: Field::drive(index, key),
+            kind,
+            source: Box::new(source),
+        }
+    })?;
+    let control = Arc::clone(device.control());
+    Ok(Made { device: Box::new(device), handle: Handle::VhostUser(control) })
+}
+
 fn make_block(drive: &DriveConfig, index: usize) -> Result<Made, VmmError> {
+    if let DriveBackend::VhostUser(socket) = &drive.backend {
+        return make_vhost_user(drive, index, socket);
+    }
     let disk = open_disk(drive, index)?;
     let settings = BlockConfig {
         serial: drive.serial.clone(),
