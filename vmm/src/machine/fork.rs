@@ -309,7 +309,7 @@ impl Drop for Attempt<'_> {
 }
 
 /// Returns the drive that builds upon what `drive` was.
-fn over(drive: &DriveConfig, image: PathBuf, overlay: PathBuf) -> DriveConfig {
+pub(super) fn over(drive: &DriveConfig, image: PathBuf, overlay: PathBuf) -> DriveConfig {
     let mut next = drive.clone();
     next.backing.insert(0, BackingFile { path_on_host: image, format: drive.format });
     next.backend = DriveBackend::Image(overlay);
@@ -359,7 +359,7 @@ fn is_same(file: &File, path: &Path) -> io::Result<bool> {
 }
 
 /// Removes what was made.
-fn remove(images: &mut Vec<NewImage>) {
+pub(super) fn remove(images: &mut Vec<NewImage>) {
     for image in images.drain(..) {
         let path = image.path().to_owned();
         if let Err(error) = image.remove() {

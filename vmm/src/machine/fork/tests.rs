@@ -8,7 +8,8 @@ use tempfile::TempDir;
 
 use super::*;
 
-const LEN: u64 = 1 << 20;
+/// The length of each image in bytes.
+const LEN: usize = 1 << 20;
 
 /// A machine's drives, as far as forking them goes.
 struct Rig {
@@ -27,7 +28,7 @@ impl Rig {
     fn in_directory(directory: TempDir) -> Self {
         let image = |name: &str, fill: u8| {
             let path = directory.path().join(name);
-            fs::write(&path, vec![fill; LEN as usize]).unwrap();
+            fs::write(&path, vec![fill; LEN]).unwrap();
             path
         };
         let spec: VmSpec = serde_json::from_value(json!({
@@ -124,15 +125,15 @@ fn fork_and_origin_build_upon_what_was_and_both_can_be_opened() {
     // The origin has its images open, and runs on.
     for (index, drive) in restored.drives.iter().enumerate() {
         let disk = virtio::open_disk(drive, index).unwrap();
-        assert_eq!(disk.len_bytes(), LEN);
-        assert_eq!(rig.blocks[index].control().disk().len_bytes(), LEN);
+        assert_eq!(disk.len_bytes(), LEN as u64);
+        assert_eq!(rig.blocks[index].control().disk().len_bytes(), LEN as u64);
     }
     let refused = virtio::open_disk(&rig.config.drives[0], 0).unwrap_err();
     assert!(ApiError::from_chain(&refused).message.contains("in use"), "{refused}");
     // What is below has no writer, and gets none.
     let options = DiskOptions { format: Some(Format::Raw), ..DiskOptions::new(rig.at("a.img")) };
     assert_eq!(Disk::open(&options).unwrap_err().kind(), DiskErrorKind::InUse);
-    assert!(fs::read(rig.at("a.img")).unwrap() == vec![1; LEN as usize]);
+    assert!(fs::read(rig.at("a.img")).unwrap() == vec![1; LEN]);
 }
 
 #[test]
@@ -185,7 +186,7 @@ fn failure_at_any_drive_leaves_all_as_they_were() {
     assert!(refusal(rig.fork(&lost)).contains("absent/b-fork"));
     // Its image isn't the one that is open.
     fs::rename(rig.at("b.img"), rig.at("moved.img")).unwrap();
-    fs::write(rig.at("b.img"), vec![0; LEN as usize]).unwrap();
+    fs::write(rig.at("b.img"), vec![0; LEN]).unwrap();
     let message = refusal(rig.fork(&rig.both(1)));
     assert!(message.contains("another image open"), "{message}");
     fs::rename(rig.at("moved.img"), rig.at("b.img")).unwrap();
@@ -245,7 +246,7 @@ fn image_goes_on_elsewhere_if_the_file_system_shares_blocks() {
             .write_all_at(&[9; 512], 0)
             .unwrap();
         let image = drive.image().unwrap();
-        assert!(fs::read(image).unwrap() == vec![index as u8 + 1; LEN as usize]);
+        assert!(fs::read(image).unwrap() == vec![index as u8 + 1; LEN]);
         assert_eq!(
             virtio::open_disk(drive, index).unwrap().engine(),
             [Engine::IoUring, Engine::Sync][index]
