@@ -278,6 +278,9 @@ pub struct VsockOverride {
 }
 
 /// An image to use in place of that in the snapshot. Its contents must be what the guest knows.
+///
+/// With `overlay`, the image is made: empty, over the one in the snapshot, which isn't written any
+/// more, so that several VMs can share it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DriveOverride {
@@ -286,9 +289,13 @@ pub struct DriveOverride {
     /// The image.
     #[schema(value_type = HostPath)]
     pub path_on_host: PathBuf,
-    /// The image's format; without it, that in the snapshot.
+    /// The image's format; without it, that in the snapshot. An overlay's is `qcow2`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<DiskFormat>,
+    /// Whether to make the image, as a qcow2 overlay over the one in the snapshot. A file that's
+    /// there already is refused; the overlay goes again if the snapshot can't be loaded.
+    #[serde(default)]
+    pub overlay: bool,
 }
 
 /// Where the guest's console goes, in place of where it went in the snapshot. The device that the

@@ -18,6 +18,7 @@ mod cpu_template;
 mod device_memory;
 mod fork;
 mod legacy;
+mod overlay;
 mod pluggable;
 mod registry;
 mod state;
@@ -46,6 +47,7 @@ use registry::Devices;
 
 pub use builder::MachineBuilder;
 pub(crate) use fork::ForkedDrives;
+pub(crate) use overlay::Overlays;
 pub(crate) use state::MachineState;
 
 /// The architecture of the host and so of its guests.

@@ -199,6 +199,7 @@ fn copy_drives(config: &VmSpec, name: &str) -> Result<Vec<DriveOverride>, CliErr
             drive_id: drive.drive_id.clone(),
             path_on_host: to,
             format: None,
+            overlay: false,
         });
     }
     Ok(copies)

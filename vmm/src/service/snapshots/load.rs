@@ -16,7 +16,7 @@ use vm_memory::GuestAddress;
 use super::{LastSnapshot, parse_state};
 use crate::error::VmmError;
 use crate::host_probe;
-use crate::machine::{MachineBuilder, MachineState};
+use crate::machine::{MachineBuilder, MachineState, Overlays};
 use crate::memory::{self, Backing, Pages};
 use crate::service::metrics::Latency;
 use crate::service::{VmState, Vmm, fault};
@@ -82,8 +82,10 @@ impl Vmm {
             return Err(VmmError::snapshot("load the snapshot", reason));
         }
         let state = parse_state(&file.state)?;
-        let config = adapt(state.config.clone(), params)?;
+        let mut config = adapt(state.config.clone(), params)?;
         host_probe::can_run_linux()?;
+        // Removed again unless all else succeeds.
+        let overlays = Overlays::create(&mut config.drives, &params.drive_overrides)?;
         let loaded = load_memory(&config, &file.header, params)?;
         self.use_config(&config)?;
         let clock = match params.clock_realtime {
@@ -91,6 +93,7 @@ impl Vmm {
             _ => ClockPolicy::Advance,
         };
         self.build(config, state, loaded, clock)?;
+        overlays.keep();
         self.last_snapshot = Some(LastSnapshot(file.header.id));
         Ok(())
     }
@@ -180,7 +183,7 @@ fn adapt(mut spec: VmSpec, params: &LoadSnapshotParams) -> Result<VmConfig, VmmE
         let net = net.ok_or_else(|| unknown("network interface", &change.iface_id))?;
         net.host_dev_name.clone_from(&change.host_dev_name);
     }
-    for change in &params.drive_overrides {
+    for change in params.drive_overrides.iter().filter(|change| !change.overlay) {
         let drive = spec.drives.iter_mut().find(|drive| drive.drive_id == change.drive_id);
         let drive: &mut DriveSpec = drive.ok_or_else(|| unknown("drive", &change.drive_id))?;
         drive.path_on_host = Some(change.path_on_host.clone());
