@@ -254,6 +254,10 @@ pub enum ErrorKind {
     SnapshotUnusable,
     /// A vCPU can't go on: KVM reported an internal error or a failed entry.
     VcpuFailed,
+    /// A thread made a system call that its filter forbids: a guest may have broken out.
+    ForbiddenCall,
+    /// The host's kernel refuses system call filters.
+    SeccompUnavailable,
     /// Whatever has no kind of its own.
     #[serde(other)]
     Internal,

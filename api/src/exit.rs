@@ -11,3 +11,6 @@ pub const USAGE: u8 = 2;
 
 /// The guest's kernel reported a panic (pvpanic), or its CPU took a triple fault.
 pub const GUEST_PANIC: u8 = 3;
+
+/// A thread of `vmm` made a system call that its filter forbids; the number is Firecracker's.
+pub const FORBIDDEN_CALL: u8 = 148;

@@ -10,6 +10,7 @@ use arch::{BootError, Image, LayoutError};
 use devices::BusError;
 
 use crate::host_probe::HostError;
+use crate::seccomp::SeccompError;
 use crate::vcpu::VcpuError;
 use crate::x86_64::StateError;
 
@@ -107,6 +108,9 @@ pub enum VmmError {
     /// The VM's state can't be read or set.
     #[error(transparent)]
     State(#[from] StateError),
+    /// System calls can't be filtered.
+    #[error("can't filter system calls; --no-seccomp goes without, for debugging only")]
+    Seccomp(#[from] SeccompError),
     /// The API's socket can't be served.
     #[error("can't offer the API")]
     Api(#[from] ServerError),
@@ -173,6 +177,7 @@ impl VmmError {
                 ErrorKind::SocketInUse
             }
             Self::Api(_) => ErrorKind::OutputDenied,
+            Self::Seccomp(_) => ErrorKind::SeccompUnavailable,
             Self::Snapshot { .. } => ErrorKind::SnapshotUnusable,
             Self::State(StateError::Malformed { .. } | StateError::VcpuCount { .. })
             | Self::Vcpu(_)

@@ -8,6 +8,7 @@ pub mod logger;
 pub mod machine;
 pub mod memory;
 mod memory_slots;
+pub mod seccomp;
 pub mod service;
 pub mod snapshot;
 pub mod status;

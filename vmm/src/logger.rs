@@ -2,6 +2,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, Write};
+use std::os::fd::AsFd;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::sync::{Arc, OnceLock, PoisonError, RwLock};
@@ -9,6 +10,7 @@ use std::sync::{Arc, OnceLock, PoisonError, RwLock};
 use env_logger::{Builder, Logger, Target};
 use log::{LevelFilter, Log, Metadata, Record};
 use rustix::fs::OFlags;
+use sys::forbidden_call::{self, Destination};
 
 static LOG: OnceLock<Switch> = OnceLock::new();
 
@@ -41,6 +43,7 @@ struct Switch {
 pub fn start(settings: LogSettings, path: Option<&Path>) -> io::Result<()> {
     let file = path.map(open).transpose()?.map(Arc::new);
     log::set_max_level(settings.level);
+    tell_last_words(file.as_deref());
     let switch = Switch {
         current: RwLock::new(Arc::new(build(&settings, file.as_ref()))),
         settings: RwLock::new(settings),
@@ -61,6 +64,7 @@ pub fn reconfigure(path: Option<&Path>, change: impl FnOnce(&mut LogSettings)) -
     let mut file = switch.file.write().unwrap_or_else(PoisonError::into_inner);
     let mut settings = switch.settings.write().unwrap_or_else(PoisonError::into_inner);
     if opened.is_some() {
+        tell_last_words(opened.as_deref());
         *file = opened;
     }
     change(&mut settings);
@@ -76,6 +80,11 @@ pub(crate) fn open(path: &Path) -> io::Result<File> {
     let flags = i32::try_from((OFlags::NONBLOCK | OFlags::CLOEXEC).bits()).unwrap_or_default();
     // Reading as well, so that a pipe can be opened before its reader comes.
     OpenOptions::new().read(true).append(true).create(true).custom_flags(flags).open(path)
+}
+
+/// Has a forbidden system call logged to `file`, too, which stays open until the next call.
+fn tell_last_words(file: Option<&File>) {
+    forbidden_call::tell(Destination::Log, file.map(File::as_fd));
 }
 
 fn build(settings: &LogSettings, file: Option<&Arc<File>>) -> Logger {

@@ -11,12 +11,13 @@ use api::http::{Limits, Server, ServerHandle};
 use clap::Parser;
 use devices::mmds::Mmds;
 use serde::Serialize;
+use sys::thread_start::{self, Role};
 use vmm::cli::Cli;
 use vmm::error::VmmError;
 use vmm::service::{Inbox, Settings, Vmm, Wakes};
 use vmm::status::{Parent, Status, monotonic_ns};
 use vmm::stop::{StopReason, StopSignal};
-use vmm::{host_probe, logger};
+use vmm::{host_probe, logger, seccomp};
 
 fn main() -> ExitCode {
     let started_ns = monotonic_ns();
@@ -85,7 +86,10 @@ fn prepare(cli: &Cli, status: &Status, started_ns: u64) -> Result<(), String> {
 
 /// Serves the API and the machine until the machine's end, and says why it ended.
 fn run(cli: &Cli, status: &Status, started_ns: u64) -> Result<StopReason, VmmError> {
-    // Before any thread is started: all of them inherit the blocked signals.
+    // Before any thread is started: all of them inherit filters and blocked signals.
+    if !cli.no_seccomp {
+        seccomp::enable()?;
+    }
     let wakes = Wakes::new().map_err(|source| VmmError::os("handle signals", source))?;
     sys::signal::install_kick_handler()
         .map_err(|source| VmmError::os("install a signal handler", source))?;
@@ -114,6 +118,7 @@ fn bind(cli: &Cli, path: &Path) -> Result<Server, VmmError> {
 
 fn serve(server: Server, inbox: &Arc<Inbox>, status: &Status) -> Result<ServerHandle, VmmError> {
     server
+        .on_start(|| thread_start::begin(Role::Api))
         .spawn(Arc::clone(inbox) as _, Arc::clone(status.hub()))
         .map_err(|source| VmmError::os("start the API's thread", source))
 }

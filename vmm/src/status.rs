@@ -3,7 +3,7 @@
 
 use std::fs::{File, OpenOptions};
 use std::io;
-use std::os::fd::RawFd;
+use std::os::fd::{AsFd, RawFd};
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -11,6 +11,7 @@ use api::event::Event;
 use api::ext::Timeline;
 use api::http::EventHub;
 use rustix::process::Signal;
+use sys::forbidden_call::{self, Destination};
 
 /// How many events a timeline has at most.
 const TIMELINE_EVENTS: usize = 64;
@@ -56,6 +57,7 @@ impl Status {
             // It leads a process group: whoever started it made that choice.
             log::debug!("no session of its own: {error}");
         }
+        forbidden_call::tell(Destination::Parent, Some(file.as_fd()));
         let status = Self::default();
         *lock(&status.0.parent) = Some(file);
         Ok(status)
@@ -67,6 +69,7 @@ impl Status {
     /// When it can't be opened.
     pub fn log_to(&self, path: &Path) -> io::Result<()> {
         let file = OpenOptions::new().create(true).append(true).open(path)?;
+        forbidden_call::tell(Destination::EventLog, Some(file.as_fd()));
         *lock(&self.0.log) = Some(file);
         Ok(())
     }
@@ -94,12 +97,15 @@ impl Status {
 
     /// Sends an event. A reader that went away is no reason to stop the machine.
     pub fn send(&self, event: &Event) {
-        for destination in [&self.0.parent, &self.0.log] {
+        let files =
+            [(&self.0.parent, Destination::Parent), (&self.0.log, Destination::EventLog)];
+        for (destination, name) in files {
             let mut destination = lock(destination);
             if let Some(file) = &mut *destination
                 && let Err(error) = event.write_line(file)
             {
                 log::warn!("this VM's events can't be written any more: {error}");
+                forbidden_call::tell(name, None);
                 *destination = None;
             }
         }

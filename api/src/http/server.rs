@@ -28,6 +28,7 @@ pub(super) const IDLE_ENOUGH: Duration = Duration::from_secs(1);
 pub struct Server {
     socket: ListeningSocket,
     limits: Limits,
+    on_start: Option<fn()>,
 }
 
 /// A server's thread. Dropping it shuts the server down.
@@ -36,6 +37,9 @@ pub struct ServerHandle {
     signal: watch::Sender<Signal>,
     events: Arc<EventHub>,
     thread: Option<JoinHandle<()>>,
+    /// The socket's file goes when nobody is served any more. Here, because the thread may be one
+    /// that can't remove files.
+    _socket: ListeningSocket,
 }
 
 /// What connections are told.
@@ -64,7 +68,7 @@ impl Server {
     /// # Errors
     /// [`ServerError`], for one when somebody listens on `path`.
     pub fn bind(path: &Path) -> Result<Self, ServerError> {
-        Ok(Self { socket: ListeningSocket::bind(path)?, limits: Limits::default() })
+        Ok(Self::over(ListeningSocket::bind(path)?))
     }
 
     /// Takes over a Unix socket that listens already, for example one that the parent process
@@ -73,7 +77,17 @@ impl Server {
     /// # Errors
     /// [`ServerError::NotListening`] when it's something else.
     pub fn inherit(socket: OwnedFd) -> Result<Self, ServerError> {
-        Ok(Self { socket: ListeningSocket::inherit(socket)?, limits: Limits::default() })
+        Ok(Self::over(ListeningSocket::inherit(socket)?))
+    }
+
+    fn over(socket: ListeningSocket) -> Self {
+        Self { socket, limits: Limits::default(), on_start: None }
+    }
+
+    /// Has the thread call `hook` before all else.
+    #[must_use]
+    pub fn on_start(self, hook: fn()) -> Self {
+        Self { on_start: Some(hook), ..self }
     }
 
     /// Sets other limits than the default ones.
@@ -91,7 +105,7 @@ impl Server {
         service: Arc<dyn VmmService>,
         events: Arc<EventHub>,
     ) -> io::Result<ServerHandle> {
-        let Self { socket, limits } = self;
+        let Self { socket, limits, on_start } = self;
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let listener = {
             let _entered = runtime.enter();
@@ -107,13 +121,14 @@ impl Server {
             signal: signal.clone(),
         });
         let serve = move || {
+            if let Some(hook) = on_start {
+                hook();
+            }
+            // What is left of connections goes with the runtime, before the thread is joined.
             runtime.block_on(serve(listener, &shared));
-            // What is left of connections goes before the socket's file does.
-            drop(runtime);
-            drop(socket);
         };
         let thread = std::thread::Builder::new().name("api".to_owned()).spawn(serve)?;
-        Ok(ServerHandle { signal, events, thread: Some(thread) })
+        Ok(ServerHandle { signal, events, thread: Some(thread), _socket: socket })
     }
 }
 

@@ -18,6 +18,7 @@ use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
+use sys::thread_start::{self, Role};
 
 use super::socket::Hub;
 use crate::rate_limiter::{ByteBudget, TokenBucketConfig};
@@ -120,8 +121,10 @@ impl ConsoleOutput {
             chunk,
         });
         let served = Arc::clone(&shared);
-        let thread =
-            Builder::new().name("console-out".to_owned()).spawn(move || served.serve(&file))?;
+        let thread = Builder::new().name("console-out".to_owned()).spawn(move || {
+            thread_start::begin(Role::Worker);
+            served.serve(&file);
+        })?;
         Ok(Self::over(Sink::File(Writer { shared, thread: Some(thread) })))
     }
 

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 use event_manager::{
     EventManager, EventOps, EventSet, Events, MutEventSubscriber, SubscriberId, SubscriberOps,
 };
+use sys::thread_start::{self, Role};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
 use super::device::Notifier;
@@ -94,7 +95,10 @@ impl QueueWorker {
         let state = Mutex::new(State { wanted, phase: Phase::Running });
         let shared = Arc::new(Shared { state, changed: Condvar::new(), wake });
         let end = End { shared: Arc::clone(&shared), notifier: notifier.clone() };
-        let thread = Builder::new().name(name).spawn(move || end.shared.serve(manager, handler))?;
+        let thread = Builder::new().name(name).spawn(move || {
+            thread_start::begin(Role::Worker);
+            end.shared.serve(manager, handler);
+        })?;
         Ok(Self { shared, thread: Some(thread) })
     }
 

@@ -20,6 +20,7 @@ use snapshot::memory::{MemoryWriter, WrittenMemory};
 use sys::discard::page_size;
 use sys::memory::{GuestRam, GuestRegion, PAGE_SIZE, RegionTracking};
 use sys::populated::populated;
+use sys::thread_start::{self, Role};
 use sys::uffd::{Event, Mode, Uffd, UffdError, feature};
 use vm_memory::{GuestMemoryBackend, GuestMemoryRegion};
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
@@ -78,6 +79,7 @@ impl LiveCapture {
         let signal = Signal { done: done.try_clone()?, ended: Arc::clone(&ended) };
         let stop = Arc::clone(&cancelled);
         let thread = thread::Builder::new().name("capture".to_owned()).spawn(move || {
+            thread_start::begin(Role::Snapshot);
             // Signalled even if the copying panics.
             let _signal = signal;
             copier.run(&stop)

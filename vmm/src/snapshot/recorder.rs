@@ -10,6 +10,7 @@ use rustix::event::{EventfdFlags, eventfd};
 use snapshot::lazy::{LazyError, PageServer};
 use snapshot::memory::MemoryFile;
 use sys::memory::GuestRam;
+use sys::thread_start::{self, Role};
 
 use super::lazy::{LazyMemory, LazyRestoreError};
 
@@ -45,6 +46,7 @@ impl Recorder {
             (enough.try_clone().map_err(fail)?, stop.try_clone().map_err(fail)?);
         let working_set = path.to_owned();
         let serve = move || {
+            thread_start::begin(Role::Snapshot);
             if let Err(error) = serve(server, &working_set, &seen_enough, &seen_stop) {
                 log::error!("the guest's memory can't be supplied any more: {error}");
             }

@@ -5,6 +5,7 @@ use std::thread::{Builder, JoinHandle};
 
 use kvm_ioctls::VcpuFd;
 use sys::signal::kick_signal;
+use sys::thread_start::{self, Role};
 use sys::vcpu_run::ImmediateExit;
 use vmm_sys_util::signal::Killable;
 
@@ -49,6 +50,7 @@ fn start(vcpu: Vcpu, wanted: Wanted) -> Result<VcpuHandle, VmmError> {
     let thread = Builder::new()
         .name(format!("vcpu{}", vcpu.index))
         .spawn(move || {
+            thread_start::begin(Role::Vcpu);
             let end = End { control: Arc::clone(&seen), stop: Arc::clone(&vcpu.stop) };
             run::run_loop(vcpu, &seen);
             drop(end);
