@@ -53,9 +53,9 @@ impl NewImage {
     }
 }
 
-/// Creates an empty qcow2 image of `len` bytes over `backing`, durably. Its header names `backing`
-/// by its absolute path, for other software: a [`Disk`](super::Disk) is opened with what its options
-/// name.
+/// Creates an empty qcow2 image of `len` bytes over `backing`. Its header names `backing` by its
+/// absolute path, for other software: a [`Disk`](super::Disk) is opened with what its options name.
+/// It's durable when it has been [synced](NewImage::sync).
 ///
 /// # Errors
 /// `InvalidInput` if `len` isn't a positive number of sectors, or the path doesn't fit the header;
@@ -79,9 +79,7 @@ pub fn create_overlay(target: &Path, len: u64, backing: &BackingFile) -> io::Res
         .backing(name.to_owned(), backing.format.to_string())
         .size(len)
         .create()?;
-    let image = new.publish()?;
-    image.sync()?;
-    Ok(image)
+    new.publish()
 }
 
 /// Makes `target` a file of its own with what's in `image`, of which it shares the blocks until

@@ -244,7 +244,11 @@ impl<'a> Attempt<'a> {
         self.forked.images.push(target);
         let overlay = create_beside(&image, &origin.target, len, &below)?;
         let path = overlay.path().to_owned();
+        // Before the guest goes on: what it flushes there must be found after a crash of the host.
+        // The fork's own image has time until it's committed.
+        let synced = overlay.sync();
         self.overlays.push(overlay);
+        synced.map_err(|error| failed(&making(&path), &error))?;
 
         let next = over(drive, image.clone(), path.clone());
         let disk =
