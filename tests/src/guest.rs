@@ -5,12 +5,29 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 
 use crate::PATIENCE;
+use crate::console::Console;
 use crate::vm::Vm;
 
+/// The most of a line that is typed at once: a terminal takes no line of 4096 bytes, the shell's
+/// own editor less.
+const LINE_BYTES: usize = 700;
+
+/// A process with a machine in it, whose console is at hand.
+pub trait Machine {
+    /// What the guest prints.
+    fn console(&self) -> &Console;
+
+    /// Types a line on the guest's console.
+    fn type_line(&mut self, line: &str) -> Result<()>;
+
+    /// Waits for the process to end with `code`.
+    fn expect_exit(&mut self, code: i32) -> Result<()>;
+}
+
 /// A guest whose console is a shell that waits for commands.
-pub struct Guest {
+pub struct Guest<M = Vm> {
     /// The machine that it runs in.
-    pub vm: Vm,
+    pub vm: M,
 }
 
 /// What a command in the guest printed (both streams) and how it ended.
@@ -22,13 +39,20 @@ pub struct Output {
     pub text: String,
 }
 
-impl Guest {
+impl<M: Machine> Guest<M> {
     /// Waits until the guest's init is ready for commands.
-    pub fn wait_ready(vm: Vm) -> Result<Self> {
-        vm.console.wait_for("@@ready@@", PATIENCE).context("the guest didn't come up")?;
+    pub fn wait_ready(vm: M) -> Result<Self> {
+        vm.console().wait_for("@@ready@@", PATIENCE).context("the guest didn't come up")?;
         let mut guest = Self { vm };
         // Takes what the shell itself prints at its start, and shows that it listens.
         guest.run("true")?;
+        Ok(guest)
+    }
+
+    /// Waits until the shell of a guest that was saved while it waited for commands answers.
+    pub fn resumed(vm: M) -> Result<Self> {
+        let mut guest = Self { vm };
+        guest.run("true").context("the restored guest's shell doesn't answer")?;
         Ok(guest)
     }
 
@@ -58,11 +82,22 @@ impl Guest {
 
     /// Waits for what [`start`](Self::start) started.
     pub fn finish(&mut self, limit: Duration) -> Result<Output> {
-        let text = self.vm.console.wait_for("@@status:", limit)?;
-        let status = self.vm.console.wait_for("@@", limit)?;
+        let text = self.vm.console().wait_for("@@status:", limit)?;
+        let status = self.vm.console().wait_for("@@", limit)?;
         let status = status.parse().with_context(|| format!("status {status:?}"))?;
         let text = text.replace('\r', "");
         Ok(Output { status, text: text.trim_matches('\n').to_owned() })
+    }
+
+    /// Writes the file `path` in the guest, line by line.
+    pub fn write_file(&mut self, path: &str, text: &str) -> Result<()> {
+        self.run(&format!(": >{path}"))?;
+        for line in text.lines() {
+            ensure!(line.len() < LINE_BYTES, "{line:?} is too long to be typed");
+            let quoted = line.replace('\'', r"'\''");
+            self.run(&format!("printf '%s\\n' '{quoted}' >>{path}"))?;
+        }
+        Ok(())
     }
 
     /// Powers the guest off from inside; the process must end with 0.

@@ -3,12 +3,16 @@
 //! `cargo xtask test` builds what they need and runs them where KVM can run Linux: on this machine,
 //! or in the lab. Each VM's console is logged; the log is kept when its test fails.
 
+pub mod api_vm;
 pub mod artifacts;
 pub mod console;
+pub mod curl;
 pub mod guest;
 pub mod network;
+pub mod transcript;
 pub mod transfer;
 pub mod vm;
+pub mod vsock;
 
 use std::time::Duration;
 

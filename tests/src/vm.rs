@@ -15,7 +15,7 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open};
 use crate::PATIENCE;
 use crate::artifacts;
 use crate::console::Console;
-use crate::guest::Guest;
+use crate::guest::{Guest, Machine};
 
 /// The flags that may be given several times.
 const REPEATABLE: [&str; 2] = ["--disk", "--net"];
@@ -141,8 +141,7 @@ impl Vm {
 
     /// Types bytes as they are.
     pub fn type_bytes(&mut self, bytes: &[u8]) -> Result<()> {
-        let stdin = self.stdin.as_mut().context("the console's input is closed")?;
-        stdin.write_all(bytes).context("type on the guest's console")
+        type_on(self.stdin.as_mut(), bytes)
     }
 
     /// Closes the console's input, as the end of a script on a pipe does.
@@ -184,6 +183,20 @@ impl Vm {
     }
 }
 
+impl Machine for Vm {
+    fn console(&self) -> &Console {
+        &self.console
+    }
+
+    fn type_line(&mut self, line: &str) -> Result<()> {
+        Self::type_line(self, line)
+    }
+
+    fn expect_exit(&mut self, code: i32) -> Result<()> {
+        Self::expect_exit(self, code)
+    }
+}
+
 impl Drop for Vm {
     fn drop(&mut self) {
         // It may have ended: then there is nothing to kill.
@@ -194,6 +207,12 @@ impl Drop for Vm {
             let _ = std::fs::remove_file(&self.errors);
         }
     }
+}
+
+/// Writes to a console's input.
+pub(crate) fn type_on(stdin: Option<&mut ChildStdin>, bytes: &[u8]) -> Result<()> {
+    let stdin = stdin.context("the console's input is closed")?;
+    stdin.write_all(bytes).context("type on the guest's console")
 }
 
 /// Sends `signal` to the process `pid`.

@@ -2,14 +2,15 @@
 
 use std::io::{BufRead, BufReader, Read, Write};
 use std::net::Shutdown;
-use std::os::unix::net::{UnixListener, UnixStream};
-use std::path::{Path, PathBuf};
+use std::os::unix::net::UnixListener;
+use std::path::PathBuf;
 
 use anyhow::{Context, Result, ensure};
 use integration_tests::PATIENCE;
 use integration_tests::guest::Guest;
 use integration_tests::transfer::{accept_unix, random_bytes, read_to_end, sha256};
 use integration_tests::vm::Boot;
+use integration_tests::vsock::connect;
 use tempfile::TempDir;
 
 /// How much is sent each way.
@@ -51,24 +52,6 @@ impl Fixture {
         let path = format!("{}_{port}", self.socket().display());
         UnixListener::bind(&path).with_context(|| path)
     }
-}
-
-/// Connects to the guest's `port`; returns none if nobody listens there.
-fn connect(socket: &Path, port: u32) -> Result<Option<BufReader<UnixStream>>> {
-    let mut stream = UnixStream::connect(socket)?;
-    stream.set_read_timeout(Some(PATIENCE))?;
-    stream.set_write_timeout(Some(PATIENCE))?;
-    stream.write_all(format!("CONNECT {port}\n").as_bytes())?;
-    let mut stream = BufReader::new(stream);
-    let mut answer = String::new();
-    stream.read_line(&mut answer)?;
-    if answer.is_empty() {
-        return Ok(None);
-    }
-    let assigned = answer.strip_prefix("OK ").and_then(|port| port.strip_suffix('\n'));
-    let assigned = assigned.with_context(|| format!("the answer {answer:?}"))?;
-    assigned.parse::<u32>().with_context(|| format!("the port {assigned:?}"))?;
-    Ok(Some(stream))
 }
 
 fn host_reaches_the_guest(transport: &str) -> Result<()> {
