@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io;
 
+use super::{Disk, DiskError, DiskOptions};
 use sys::memory::GuestRam;
 use vmm_sys_util::eventfd::EventFd;
 
@@ -127,6 +128,15 @@ pub trait DiskBackend: Send + Sync {
     /// at least the block size.
     fn physical_block_size(&self) -> u32 {
         self.block_size()
+    }
+
+    /// Opens what is to take this disk's place: another image, or the same one grown
+    /// ([`Disk::open_replacement`]).
+    ///
+    /// # Errors
+    /// [`DiskError`], which names the path.
+    fn replacement(&self, options: &DiskOptions) -> Result<Disk, DiskError> {
+        Disk::open(options)
     }
 
     /// Returns the file that the disk's image is in, if it's in one.

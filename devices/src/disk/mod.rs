@@ -218,6 +218,10 @@ impl Disk {
 }
 
 impl DiskBackend for Disk {
+    fn replacement(&self, options: &DiskOptions) -> Result<Disk, DiskError> {
+        self.open_replacement(options)
+    }
+
     fn len_bytes(&self) -> u64 {
         self.backend.len_bytes()
     }

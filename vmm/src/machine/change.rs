@@ -1,10 +1,7 @@
 //! Changes the devices of a machine that is there.
 
 use api::ApiError;
-use api::config::{
-    BootSourceSpec, DriveBackend, DriveSpec, NetSpec, PmemSpec, RateLimiter, TokenBucket, VmConfig,
-    VmSpec,
-};
+use api::config::{DriveBackend, DriveSpec, NetSpec, PmemSpec, RateLimiter, TokenBucket, VmConfig};
 use api::v1::{PatchDrive, PatchNet, PatchPmem};
 use devices::virtio::vhost_user::{VhostUserControl, is_shared};
 
@@ -12,9 +9,6 @@ use super::registry::Handle;
 use super::state::DeviceKey;
 use super::{Machine, virtio};
 use crate::error::VmmError;
-
-/// A kernel that no configuration is valid without.
-const SOME_KERNEL: &str = "/";
 
 impl Machine {
     /// Exchanges a drive's image or its limits.
@@ -36,7 +30,8 @@ impl Machine {
                 drive.backing.clear();
             }
             drive.backend = DriveBackend::Image(path.clone());
-            let disk = virtio::open_disk(&drive, index).map_err(|error| refuse(&error))?;
+            let disk = virtio::open_disk_instead(&*control.disk(), &drive, index)
+                .map_err(|error| refuse(&error))?;
             control.change_disk(disk).map_err(|error| ApiError::from_chain(&error))?;
         }
         if let Some(limiter) = &patch.rate_limiter {
@@ -69,8 +64,7 @@ impl Machine {
 
     /// Adds a drive to the running guest, and returns its identifier.
     pub(crate) fn plug_drive(&mut self, spec: DriveSpec) -> Result<String, ApiError> {
-        let mut config = self.checked(|added| added.drives = vec![spec])?;
-        let drive = config.drives.pop().ok_or_else(nothing)?;
+        let drive = self.config.check_drive(spec)?;
         if drive.is_root {
             return Err(ApiError::bad_request(
                 "is_root_device is for the drive that the guest boots from",
@@ -88,9 +82,8 @@ impl Machine {
 
     /// Adds a network interface to the running guest, and returns its identifier.
     pub(crate) fn plug_net(&mut self, spec: NetSpec) -> Result<String, ApiError> {
-        let mut config = self.checked(|added| added.network_interfaces = vec![spec])?;
-        virtio::choose_addresses(&mut config).map_err(|error| refuse(&error))?;
-        let net = config.nets.pop().ok_or_else(nothing)?;
+        let mut net = self.config.check_net(spec)?;
+        virtio::choose_address(&mut net).map_err(|error| refuse(&error))?;
         let key = DeviceKey::Net(net.id.clone());
         self.plug(key, |config| config.nets.push(net))
     }
@@ -187,17 +180,6 @@ impl Machine {
         }
         removed.iter().map(|key| key.name().to_owned()).collect()
     }
-
-    /// Checks what a request adds by itself.
-    fn checked(&self, add: impl FnOnce(&mut VmSpec)) -> Result<VmConfig, ApiError> {
-        let boot_source = BootSourceSpec {
-            kernel_image_path: Some(SOME_KERNEL.into()),
-            ..BootSourceSpec::default()
-        };
-        let mut spec = VmSpec { boot_source: Some(boot_source), ..VmSpec::default() };
-        add(&mut spec);
-        Ok(spec.validate()?)
-    }
 }
 
 /// Has a drive's back end tell its configuration anew; nothing else of it can be changed here.
@@ -212,10 +194,6 @@ fn reload(control: &VhostUserControl, patch: &PatchDrive) -> Result<(), ApiError
 
 fn no_such(kind: &str, id: &str) -> ApiError {
     ApiError::bad_request(format!("this VM has no {kind} of the identifier {id:?}"))
-}
-
-fn nothing() -> ApiError {
-    ApiError::internal("a device got lost on its way through the configuration")
 }
 
 fn refuse(error: &VmmError) -> ApiError {

@@ -10,7 +10,9 @@ use api::config::{
     VmConfig, VsockConfig,
 };
 use api::event::ErrorKind;
-use devices::disk::{BackingFile, Cache, Disk, DiskErrorKind, DiskOptions, Engine, Format};
+use devices::disk::{
+    BackingFile, Cache, Disk, DiskBackend, DiskError, DiskErrorKind, DiskOptions, Engine, Format,
+};
 use devices::rate_limiter::{RateLimiterConfig, TokenBucketConfig};
 use devices::virtio::balloon::{Balloon, BalloonOptions, BalloonPort};
 use devices::virtio::block::{Block, BlockConfig};
@@ -117,6 +119,26 @@ pub(super) fn make(
 /// # Errors
 /// [`VmmError::Device`], about the drive at `index` of the configuration.
 pub(super) fn open_disk(drive: &DriveConfig, index: usize) -> Result<Disk, VmmError> {
+    open_disk_as(drive, index, |options| Disk::open(options))
+}
+
+/// Opens the image of `drive`, to take the place of `present`: that may be the same image, grown.
+///
+/// # Errors
+/// As [`open_disk`].
+pub(super) fn open_disk_instead(
+    present: &dyn DiskBackend,
+    drive: &DriveConfig,
+    index: usize,
+) -> Result<Disk, VmmError> {
+    open_disk_as(drive, index, |options| present.replacement(options))
+}
+
+fn open_disk_as(
+    drive: &DriveConfig,
+    index: usize,
+    open: impl FnOnce(&DiskOptions) -> Result<Disk, DiskError>,
+) -> Result<Disk, VmmError> {
     let error =
         |key: &str, kind, source: Box<dyn std::error::Error + Send + Sync>| VmmError::Device {
             what: format!("drive {:?}", drive.id),
@@ -150,7 +172,7 @@ pub(super) fn open_disk(drive: &DriveConfig, index: usize) -> Result<Disk, VmmEr
             })
             .collect(),
     };
-    Disk::open(&options).map_err(|source| {
+    open(&options).map_err(|source| {
         let (key, kind) = disk_kind(source.kind());
         let key = if source.path() == path { key } else { "backing" };
         error(key, kind, Box::new(source))
@@ -308,7 +330,15 @@ fn random_mac() -> Result<[u8; 6], VmmError> {
 /// # Errors
 /// When there is no randomness.
 pub(super) fn choose_addresses(config: &mut VmConfig) -> Result<(), VmmError> {
-    for net in config.nets.iter_mut().filter(|net| net.mac.is_none()) {
+    config.nets.iter_mut().try_for_each(choose_address)
+}
+
+/// Gives an interface an Ethernet address unless it has one.
+///
+/// # Errors
+/// When there is no randomness.
+pub(super) fn choose_address(net: &mut NetConfig) -> Result<(), VmmError> {
+    if net.mac.is_none() {
         let mac = MacAddr::new(random_mac()?)
             .map_err(|error| VmmError::os("choose an address", std::io::Error::other(error)))?;
         net.mac = Some(mac);
