@@ -6,6 +6,7 @@ pub mod file_lock;
 pub mod file_mapping;
 pub mod forbidden_call;
 pub mod guest_io;
+pub mod heap;
 pub mod inherited;
 pub mod memory;
 pub mod populated;

@@ -12,7 +12,7 @@ use std::sync::Arc;
 
 use io_uring::squeue::Entry;
 use io_uring::types::{Fd, FsyncFlags};
-use io_uring::{EnterFlags, IoUring, Probe, opcode};
+use io_uring::{EnterFlags, IoUring, Probe, opcode, register::Restriction};
 use vm_memory::GuestAddress;
 use vmm_sys_util::eventfd::{EFD_CLOEXEC, EFD_NONBLOCK, EventFd};
 
@@ -188,9 +188,14 @@ impl FileRing {
     /// # Errors
     /// When the kernel has no io_uring, forbids it, or doesn't know an operation that's needed.
     pub fn new(file: Arc<File>, memory: GuestRam, depth: u16) -> io::Result<Self> {
-        let ring = build_ring(depth.max(1))?;
+        let Built { ring, disabled } = build_ring(depth.max(1))?;
         let completed = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
         ring.submitter().register_eventfd(completed.as_raw_fd())?;
+        if disabled {
+            // Nothing else from here on: what goes through a ring passes no system call filter.
+            ring.submitter().register_restrictions(&mut OPCODES.map(Restriction::sqe_op))?;
+            ring.submitter().register_enable_rings()?;
+        }
         let slots = (0..depth.max(1)).map(|_| Slot::default()).collect();
         Ok(Self { ring, file, memory, slots, completed, in_kernel: 0 })
     }
@@ -356,15 +361,27 @@ impl Drop for FileRing {
     }
 }
 
-/// Makes a ring whose completions don't interrupt the submitting thread (Linux 5.19), or one where
-/// they do.
-fn build_ring(depth: u16) -> io::Result<IoUring> {
-    match IoUring::builder().dontfork().setup_coop_taskrun().build(depth.into()) {
-        Err(error) if error.raw_os_error() == Some(libc::EINVAL) => {
-            IoUring::builder().dontfork().build(depth.into())
-        }
-        result => result,
+/// A ring, and whether it waits to be enabled.
+struct Built {
+    ring: IoUring,
+    disabled: bool,
+}
+
+/// Makes a ring that can be restricted before it's enabled (Linux 5.10) and whose completions don't
+/// interrupt the submitting thread (5.19), as far as the kernel can.
+fn build_ring(depth: u16) -> io::Result<Built> {
+    let depth = depth.into();
+    let unknown = |error: &io::Error| error.raw_os_error() == Some(libc::EINVAL);
+    match IoUring::builder().dontfork().setup_r_disabled().setup_coop_taskrun().build(depth) {
+        Err(error) if unknown(&error) => {}
+        result => return result.map(|ring| Built { ring, disabled: true }),
     }
+    match IoUring::builder().dontfork().setup_r_disabled().build(depth) {
+        Err(error) if unknown(&error) => {}
+        result => return result.map(|ring| Built { ring, disabled: true }),
+    }
+    let ring = IoUring::builder().dontfork().build(depth)?;
+    Ok(Built { ring, disabled: false })
 }
 
 #[cfg(test)]

@@ -12,6 +12,10 @@ use sys::thread_start::{self, Role};
 
 include!(concat!(env!("OUT_DIR"), "/seccomp_filters.rs"));
 
+/// How many areas threads share for their allocations, so that glibc needn't ask for the number of
+/// processors: no worker's policy allows that. Workers rarely allocate once they are set up.
+const HEAP_ARENAS: u8 = 8;
+
 /// Stands for what happened, while the lines around it are made.
 const WHAT: &str = "\u{1}";
 
@@ -31,6 +35,7 @@ pub enum SeccompError {
 /// # Errors
 /// [`SeccompError`]: the kernel has no seccomp, or forbids it.
 pub fn enable() -> Result<(), SeccompError> {
+    sys::heap::limit_arenas(HEAP_ARENAS);
     forbidden_call::install_handler(last_words()).map_err(SeccompError::Handler)?;
     apply_filter(NO_CLONE3).map_err(SeccompError::Filter)?;
     install(Role::Main).map_err(SeccompError::Filter)?;
