@@ -119,7 +119,7 @@ pub(super) fn make(
 /// # Errors
 /// [`VmmError::Device`], about the drive at `index` of the configuration.
 pub(super) fn open_disk(drive: &DriveConfig, index: usize) -> Result<Disk, VmmError> {
-    open_disk_as(drive, index, |options| Disk::open(options))
+    open_disk_as(drive, index, Disk::open)
 }
 
 /// Opens the image of `drive`, to take the place of `present`: that may be the same image, grown.
