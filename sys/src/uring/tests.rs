@@ -191,3 +191,19 @@ fn pages_read_into_are_dirty_once_the_kernel_is_done() {
     drop(ring);
     assert_eq!(taken(&memory), [9]);
 }
+
+#[test]
+fn ring_takes_no_operation_that_disks_don_t_need() {
+    let file = file(&[0; 512]);
+    let mut ring = ring(&file, &memory());
+    for entry in [
+        opcode::Nop::new().build(),
+        opcode::Close::new(Fd(file.as_raw_fd())).build(),
+        opcode::Socket::new(libc::AF_INET, libc::SOCK_STREAM, 0).build(),
+    ] {
+        // SAFETY: none of them refers to memory.
+        unsafe { ring.ring.submission().push(&entry) }.unwrap();
+        ring.ring.submit_and_wait(1).unwrap();
+        assert_eq!(ring.ring.completion().next().unwrap().result(), -libc::EACCES);
+    }
+}
