@@ -94,7 +94,8 @@ impl PageServer {
         Ok(Self { uffd, mappings, memory, recording: None, removed, filled, buffer })
     }
 
-    /// Notes from now on which pages the guest touches.
+    /// Notes from now on which pages the guest touches. Each of them is waited for meanwhile: what
+    /// would be filled along with another one would be missing in what is noted.
     pub fn record(&mut self) {
         self.recording = Some(WorkingSet::new(self.memory.id()));
     }
@@ -193,6 +194,9 @@ impl PageServer {
     /// Returns how much to fill from `offset` on: what follows in its neighbourhood, as far as it's
     /// still missing.
     fn stretch(&self, mapping: &GuestRegionUffdMapping, offset: u64) -> u64 {
+        if self.recording.is_some() {
+            return mapping.page_size;
+        }
         let end = mapping.offset + mapping.size;
         let last = (offset - offset % AROUND + AROUND).min(end);
         let mut to = offset + mapping.page_size;

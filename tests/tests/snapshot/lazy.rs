@@ -81,7 +81,7 @@ fn handler_supplies_what_the_guest_touches() -> Result<()> {
         } else {
             let first = WorkingSet::load(&saved, &MemoryFile::open(&pair.memory)?)?;
             ensure!(
-                touched.len_bytes() < first.len_bytes() / 2,
+                touched.len_bytes() < first.len_bytes() / 4,
                 "{} bytes were asked for although {} were there",
                 touched.len_bytes(),
                 first.len_bytes()

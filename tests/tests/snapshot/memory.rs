@@ -68,7 +68,7 @@ fn base_with_differences_is_the_live_memory_at_4_gib() -> Result<()> {
     let mut parent = base;
     for round in ["first", "second"] {
         write_all_over(&mut guest, &place)?;
-        let (diff, live) = (place.pair(round), place.pair("live"));
+        let (diff, live) = (place.pair(round), place.pair(&format!("live-{round}")));
         guest.vm.api.pause()?;
         diff.create(&mut guest, SnapshotType::Diff)?;
         // Nothing has run since: this is the live memory.
