@@ -294,7 +294,7 @@ pub struct DriveOverride {
     pub format: Option<DiskFormat>,
     /// Whether to make the image, as a qcow2 overlay over the one in the snapshot. A file that's
     /// there already is refused; the overlay goes again if the snapshot can't be loaded.
-    #[serde(default)]
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub overlay: bool,
 }
 
