@@ -73,7 +73,11 @@ fn pages_that_the_guest_writes_are_dirty_as_are_those_that_devices_write() {
     guest.count();
     guest.memory.write_obj(1u8, GuestAddress(7 << 12)).unwrap();
     let counter = (DATA + 0x5000) >> 12;
-    assert_eq!(guest.dirty(), [7, counter]);
+    let mut dirty = guest.dirty();
+    // KVM on hardware maps a page that's read for the first time writable at once, and so counts it
+    // as written: the one that the code is in.
+    dirty.retain(|page| *page != CODE >> 12);
+    assert_eq!(dirty, [7, counter]);
     assert!(guest.dirty().is_empty());
     guest.count();
     assert_eq!(guest.dirty(), [counter]);
