@@ -130,12 +130,18 @@ impl ApiVm {
         Ok(Self { child, stdin, console, api, socket, log, errors, ended_well: false })
     }
 
-    /// Configures and starts the machine that `spec` describes, and waits for its shell.
-    pub fn boot(mut self, spec: VmSpec) -> Result<Guest<Self>> {
+    /// Configures and starts the machine that `spec` describes.
+    pub fn start(&mut self, spec: VmSpec) -> Result<()> {
         for action in actions(spec) {
             let name = action.name();
             self.api.act(&action).with_context(|| format!("asking to {name}"))?;
         }
+        Ok(())
+    }
+
+    /// The same, and waits for the machine's shell.
+    pub fn boot(mut self, spec: VmSpec) -> Result<Guest<Self>> {
+        self.start(spec)?;
         Guest::wait_ready(self)
     }
 
@@ -239,6 +245,9 @@ fn actions(spec: VmSpec) -> Vec<VmmAction> {
     actions.extend(spec.machine_config.map(VmmAction::SetMachineConfig));
     actions.extend(spec.drives.into_iter().map(VmmAction::InsertDrive));
     actions.extend(spec.network_interfaces.into_iter().map(VmmAction::InsertNet));
+    actions.extend(spec.mmds_config.map(VmmAction::SetMmdsConfig));
+    actions.extend(spec.cpu_config.map(VmmAction::SetCpuConfig));
+    actions.extend(spec.serial.map(VmmAction::ConfigureSerial));
     actions.extend(spec.vsock.map(VmmAction::SetVsock));
     actions.extend(spec.entropy.map(VmmAction::SetEntropy));
     actions.extend(spec.balloon.map(VmmAction::SetBalloon));
