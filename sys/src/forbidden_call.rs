@@ -111,10 +111,8 @@ fn write(fd: RawFd, parts: [&[u8]; 3]) {
     if fd == NONE {
         return;
     }
-    let vectors = parts.map(|part| libc::iovec {
-        iov_base: part.as_ptr().cast_mut().cast(),
-        iov_len: part.len(),
-    });
+    let vectors = parts
+        .map(|part| libc::iovec { iov_base: part.as_ptr().cast_mut().cast(), iov_len: part.len() });
     // SAFETY: there are three vectors, each of a slice that lives until the call has returned; it
     // only reads them. A descriptor that is closed makes it fail, and another file's gets a line.
     let _ = unsafe { libc::writev(fd, vectors.as_ptr(), 3) };

@@ -97,8 +97,7 @@ impl Status {
 
     /// Sends an event. A reader that went away is no reason to stop the machine.
     pub fn send(&self, event: &Event) {
-        let files =
-            [(&self.0.parent, Destination::Parent), (&self.0.log, Destination::EventLog)];
+        let files = [(&self.0.parent, Destination::Parent), (&self.0.log, Destination::EventLog)];
         for (destination, name) in files {
             let mut destination = lock(destination);
             if let Some(file) = &mut *destination

@@ -20,7 +20,7 @@ use super::device_memory::DeviceMemory;
 use super::legacy::{self, Legacy};
 use super::pluggable::MemoryPlan;
 use super::registry::Devices;
-use super::state::MachineState;
+use super::state::{DeviceState, MachineState};
 use super::virtio::MemoryPlace;
 use super::{HostArch, Machine, Surroundings, boot_timer, cpu_template, virtio};
 use crate::error::VmmError;
@@ -115,6 +115,7 @@ impl MachineBuilder {
             memory::check_layout(&memory, &MemoryPlan::new(layout, &self.config)?.ranges)?;
             Ok(memory)
         })?;
+        check_devices(&self.config, &state.devices)?;
         hypervisor.cpuid.check(&state.cpu).map_err(|source| {
             VmmError::snapshot("run the snapshot's guest on this host", source)
         })?;
@@ -141,6 +142,8 @@ impl MachineBuilder {
             board.devices.attacher().restore_root(pci);
         }
         let parked = created.into_iter().map(vcpu::spawn_paused).collect::<Result<Vec<_>, _>>()?;
+        // Their threads have only been started: who saves or forks the machine next needs them there.
+        parked.iter().try_for_each(VcpuHandle::wait_paused)?;
         let machine = self.assemble(hypervisor, board, Vec::new(), parked)?;
         machine.generation_id.notify();
         machine.revive();
@@ -270,5 +273,62 @@ impl MachineBuilder {
             vm: hypervisor.vm,
             memory: hypervisor.memory,
         })
+    }
+}
+
+/// Checks that a snapshot has each device of its configuration once, and no other.
+fn check_devices(config: &VmConfig, saved: &[DeviceState]) -> Result<(), VmmError> {
+    let mut expected = virtio::keys(config);
+    let mut found: Vec<_> = saved.iter().map(|device| device.key.clone()).collect();
+    expected.sort_unstable();
+    found.sort_unstable();
+    if found == expected {
+        return Ok(());
+    }
+    let reason = "its devices aren't those of its configuration";
+    Err(VmmError::snapshot("read the machine's state", reason))
+}
+
+#[cfg(test)]
+mod tests {
+    use api::config::VmSpec;
+    use serde_json::{Value, json};
+
+    use super::*;
+
+    fn saved(keys: &[Value]) -> Vec<DeviceState> {
+        let core = json!({
+            "device_type": 4, "status": 0, "needs_reset": false, "config_generation": 0,
+            "device_feature_select": 0, "driver_feature_select": 0, "driver_features": 0,
+            "queue_select": 0, "queues": [], "device": null,
+        });
+        let device = |(place, key): (usize, &Value)| {
+            let transport = json!({ "mmio": { "core": core, "interrupt_status": 0 } });
+            let device = json!({ "key": key, "place": place, "transport": transport });
+            serde_json::from_value(device).unwrap()
+        };
+        keys.iter().enumerate().map(device).collect()
+    }
+
+    #[test]
+    fn each_device_of_the_configuration_is_in_the_state_once_and_no_other() {
+        let spec: VmSpec = serde_json::from_value(json!({
+            "boot-source": { "kernel_image_path": "/" },
+            "drives": [{ "drive_id": "a", "path_on_host": "/a", "is_root_device": false }],
+            "entropy": {},
+        }))
+        .unwrap();
+        let config = spec.validate().unwrap();
+        let [a, b] = ["a", "b"].map(|id| json!({ "kind": "block", "id": id }));
+        let rng = json!({ "kind": "rng" });
+        let check = |keys: &[&Value]| {
+            let keys: Vec<_> = keys.iter().copied().cloned().collect();
+            check_devices(&config, &saved(&keys))
+        };
+        check(&[&a, &rng]).unwrap();
+        check(&[&rng, &a]).unwrap();
+        for wrong in [&[&a][..], &[&a, &rng, &rng], &[&a, &a], &[&b, &rng], &[]] {
+            check(wrong).unwrap_err();
+        }
     }
 }

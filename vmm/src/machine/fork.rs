@@ -33,7 +33,7 @@ use super::{Machine, virtio};
 const MAX_NAMES: u32 = 1000;
 
 /// The images of a fork. Those that were made for it are removed when this is dropped, unless
-/// [`commit`](Self::commit)ted. A VM that goes on with another image does so in any case.
+/// [kept](Self::keep). A VM that goes on with another image does so in any case.
 #[derive(Debug, Default)]
 pub(crate) struct ForkedDrives {
     drives: Vec<Forked>,
@@ -95,19 +95,23 @@ impl ForkedDrives {
         self.drives.iter().map(|forked| forked.report.clone()).collect()
     }
 
-    /// Makes the fork's images durable, and keeps them.
+    /// Makes the fork's images durable.
     ///
     /// # Errors
-    /// When the host can't write them; then they are removed.
-    pub(crate) fn commit(mut self) -> Result<(), ApiError> {
+    /// When the host can't write them.
+    pub(crate) fn sync(&self) -> Result<(), ApiError> {
         for image in &self.images {
             image.sync().map_err(|error| failed(&making(image.path()), &error))?;
         }
         for image in &self.frozen {
             image.sync_all().map_err(|error| failed("write a drive's image", &error))?;
         }
-        self.images.clear();
         Ok(())
+    }
+
+    /// Keeps the fork's images: all else of the fork is in its place.
+    pub(crate) fn keep(mut self) {
+        self.images.clear();
     }
 }
 

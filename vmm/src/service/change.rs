@@ -93,6 +93,8 @@ impl Vmm {
         let since = Instant::now();
         self.machine()?.pause().map_err(|error| fault(&error))?;
         self.state = VmState::Paused;
+        // What the guest gave up until now is in no snapshot that follows.
+        self.remove_ejected();
         self.finish_recording();
         self.metrics.set_latency(Latency::Pause, since.elapsed());
         self.status.send(&Event::Paused { monotonic_ns: monotonic_ns() });

@@ -121,7 +121,8 @@ fn fork_and_origin_build_upon_what_was_and_both_can_be_opened() {
     assert_eq!(rig.config.drives[0].io_engine, None, "there's none of its kind for qcow2");
     assert_eq!(rig.config.drives[1].io_engine, Some(IoEngine::Sync));
     assert_eq!(restored.drives[2], rig.config.drives[2], "shared as it is");
-    forked.commit().unwrap();
+    forked.sync().unwrap();
+    forked.keep();
     // The origin has its images open, and runs on.
     for (index, drive) in restored.drives.iter().enumerate() {
         let disk = virtio::open_disk(drive, index).unwrap();
@@ -140,7 +141,7 @@ fn fork_and_origin_build_upon_what_was_and_both_can_be_opened() {
 fn fork_after_fork_makes_the_chain_longer_until_it_is_too_long() {
     let mut rig = Rig::new();
     for number in 1..=3 {
-        rig.fork(&rig.both(number)).unwrap().commit().unwrap();
+        rig.fork(&rig.both(number)).unwrap().keep();
     }
     let drive = &rig.config.drives[0];
     assert_eq!(drive.image(), Some(&*rig.at("a.img.3.qcow2")));
@@ -162,7 +163,7 @@ fn name_that_is_taken_is_passed_over() {
     let mut rig = Rig::new();
     fs::write(rig.at("a.img.1.qcow2"), "mine").unwrap();
     std::os::unix::fs::symlink("nowhere", rig.at("a.img.2.qcow2")).unwrap();
-    rig.fork(&rig.both(1)).unwrap().commit().unwrap();
+    rig.fork(&rig.both(1)).unwrap().keep();
     assert_eq!(rig.config.drives[0].image(), Some(&*rig.at("a.img.3.qcow2")));
     assert_eq!(fs::read(rig.at("a.img.1.qcow2")).unwrap(), b"mine");
 }
@@ -173,7 +174,7 @@ fn fork_that_is_not_committed_is_removed_and_its_origin_runs_on() {
     drop(rig.fork(&rig.both(1)).unwrap());
     let expected = ["a.img", "a.img.1.qcow2", "b.img", "b.img.1.qcow2", "shared.img"];
     assert_eq!(rig.names(), expected);
-    rig.fork(&rig.both(1)).unwrap().commit().unwrap();
+    rig.fork(&rig.both(1)).unwrap().keep();
     assert_eq!(rig.config.drives[0].image(), Some(&*rig.at("a.img.2.qcow2")));
 }
 
@@ -236,7 +237,8 @@ fn image_goes_on_elsewhere_if_the_file_system_shares_blocks() {
     }
     assert_eq!(rig.config, before, "the origin goes on with its own");
     let restored = rig.forked(&forked);
-    forked.commit().unwrap();
+    forked.sync().unwrap();
+    forked.keep();
     for (index, drive) in restored.drives.iter().enumerate().take(2) {
         assert_eq!((drive.format, drive.backing.len()), (DiskFormat::Raw, 0));
         File::options()

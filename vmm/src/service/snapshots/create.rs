@@ -9,7 +9,7 @@ use api::v1::{CreateSnapshotParams, SnapshotType};
 use snapshot::memory::{MemoryFile, WrittenMemory};
 use snapshot::{SnapshotError, merge};
 
-use super::{Draft, LastSnapshot};
+use super::{Draft, LastSnapshot, check_paths};
 use crate::error::VmmError;
 use crate::machine::Machine;
 use crate::memory::DirtyPages;
@@ -24,12 +24,7 @@ impl Vmm {
         &mut self,
         params: &CreateSnapshotParams,
     ) -> Result<(), ApiError> {
-        if params.snapshot_path == params.mem_file_path {
-            return Err(ApiError::bad_request(
-                "state and memory can't be in one file: give different snapshot_path and \
-                 mem_file_path",
-            ));
-        }
+        check_paths([&*params.snapshot_path, &*params.mem_file_path])?;
         let since = Instant::now();
         let last = self.last_snapshot;
         let machine = self.machine()?;
@@ -48,7 +43,7 @@ impl Vmm {
 /// Writes all of the memory. What was noted as dirty is in there: the next differential snapshot
 /// starts from here.
 fn create_full(machine: &Machine, params: &CreateSnapshotParams) -> Result<LastSnapshot, VmmError> {
-    let draft = Draft::of(machine, None, |_| {})?;
+    let draft = Draft::of(machine, None)?;
     let dirty = DirtyPages::take(machine.vm(), machine.memory())?;
     let written = draft
         .memory_writer(&params.mem_file_path)
@@ -83,7 +78,7 @@ fn write_diff(
     parent: snapshot::SnapshotId,
 ) -> Result<LastSnapshot, VmmError> {
     let base = base_in_place(&params.mem_file_path, parent);
-    let mut draft = Draft::of(machine, Some(parent), |_| {})?;
+    let mut draft = Draft::of(machine, Some(parent))?;
     let Some(dirty) = DirtyPages::take(machine.vm(), machine.memory())? else {
         return create_full(machine, params);
     };

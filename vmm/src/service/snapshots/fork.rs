@@ -12,8 +12,9 @@ use api::ext::{ForkParams, ForkReport};
 use api::http::Reply;
 use snapshot::SnapshotError;
 use snapshot::memory::WrittenMemory;
+use snapshot::publish::PendingFile;
 
-use super::Draft;
+use super::{Draft, check_paths};
 use crate::error::VmmError;
 use crate::machine::{ForkedDrives, Machine};
 use crate::service::metrics::Latency;
@@ -77,12 +78,11 @@ impl Vmm {
                 "a fork of this VM is under way: try again when it's complete",
             )));
         }
+        if let Err(error) = check(params) {
+            return Outcome::Done(Err(error));
+        }
         let started = Instant::now();
-        let was_running = self.state == VmState::Running;
-        let begun = match self.machine() {
-            Ok(machine) => begin(machine, params, was_running),
-            Err(error) => Err(error),
-        };
+        let begun = self.begin(params);
         let paused = started.elapsed();
         match begun {
             Err(error) => Outcome::Done(Err(error)),
@@ -96,6 +96,22 @@ impl Vmm {
                 Outcome::Later
             }
         }
+    }
+
+    /// Saves what must be of one instant, and has memory follow.
+    fn begin(&mut self, params: &ForkParams) -> Result<Begun, ApiError> {
+        let was_running = self.state == VmState::Running;
+        if was_running {
+            self.machine()?.pause().map_err(|error| fault(&error))?;
+        }
+        // What the guest gave up until now is no part of the fork.
+        self.remove_ejected();
+        let machine = self.machine()?;
+        let begun = save(machine, params);
+        if was_running {
+            machine.resume();
+        }
+        begun
     }
 
     /// Completes a fork whose memory is written, and answers its client.
@@ -112,8 +128,10 @@ impl Vmm {
         };
         // The state last: whoever finds it finds all that it names.
         let published = written.map_err(|error| fault(&error)).and_then(|memory| {
-            drives.commit()?;
-            draft.publish(memory, &snapshot_path).map_err(|error| fault(&failed(error)))
+            drives.sync()?;
+            draft.publish(memory, &snapshot_path).map_err(|error| fault(&failed(error)))?;
+            drives.keep();
+            Ok(())
         });
         let outcome = published.map(|()| {
             let paused_ns = nanos(paused);
@@ -134,26 +152,24 @@ impl Vmm {
     }
 }
 
-/// Saves what must be of one instant, and has memory follow.
-fn begin(machine: &mut Machine, params: &ForkParams, was_running: bool) -> Result<Begun, ApiError> {
-    if was_running {
-        machine.pause().map_err(|error| fault(&error))?;
-    }
-    let begun = save(machine, params);
-    if was_running {
-        machine.resume();
-    }
-    begun
+/// Finds out before anything is done whether the fork's files can be made.
+fn check(params: &ForkParams) -> Result<(), ApiError> {
+    let images = params.drives.iter().map(|drive| &*drive.path_on_host);
+    check_paths([&*params.snapshot_path, &*params.mem_file_path].into_iter().chain(images))?;
+    let state = PendingFile::create(&params.snapshot_path);
+    state.map(drop).map_err(|error| fault(&failed(error)))
 }
 
 fn save(machine: &mut Machine, params: &ForkParams) -> Result<Begun, ApiError> {
-    let drives = machine.fork_drives(&params.drives)?;
-    let draft =
-        Draft::of(machine, None, |spec| drives.apply(spec)).map_err(|error| fault(&error))?;
+    let mut draft = Draft::of(machine, None).map_err(|error| fault(&error))?;
     let writer = |draft: &Draft| {
         draft.memory_writer(&params.mem_file_path).map_err(|error| fault(&failed(error)))
     };
-    let memory = match LiveCapture::start(machine.memory(), writer(&draft)?) {
+    let first = writer(&draft)?;
+    // After all that is likely to fail: a VM that goes on with other images can't go back.
+    let drives = machine.fork_drives(&params.drives)?;
+    drives.apply(draft.config_mut());
+    let memory = match LiveCapture::start(machine.memory(), first) {
         Ok(live) => Memory::Live(live),
         Err(error) => {
             log::warn!("memory is copied while the guest stands still: {}", chain(&error));

@@ -174,6 +174,8 @@ fn ranges(regions: &[MemoryRegion]) -> Vec<(GuestAddress, u64)> {
 /// Changes the snapshot's configuration as `params` says, and checks all of it: it comes from a
 /// file.
 fn adapt(mut spec: VmSpec, params: &LoadSnapshotParams) -> Result<VmConfig, VmmError> {
+    // They are a process's and not a machine's: this one has its own.
+    (spec.logger, spec.metrics) = (None, None);
     let unknown = |what: &str, id: &str| {
         let reason = format!("the snapshot has no {what} of the identifier {id:?}");
         VmmError::snapshot("change the snapshot's configuration", reason)

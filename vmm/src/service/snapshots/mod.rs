@@ -6,10 +6,12 @@ mod create;
 mod fork;
 mod load;
 
+use api::ApiError;
 use api::config::VmSpec;
 use snapshot::memory::{MemoryWriter, WrittenMemory};
 use snapshot::publish;
 use snapshot::{SnapshotError, SnapshotHeader, SnapshotId};
+use std::collections::BTreeSet;
 use std::path::Path;
 
 use crate::error::VmmError;
@@ -27,32 +29,29 @@ pub(super) struct LastSnapshot(SnapshotId);
 struct Draft {
     id: SnapshotId,
     parent: Option<SnapshotId>,
-    state: Vec<u8>,
+    state: MachineState,
     header: SnapshotHeader,
 }
 
 impl Draft {
-    /// Saves all of the paused `machine` but its memory; `change` adapts the configuration that
-    /// the snapshot remembers.
+    /// Saves all of the paused `machine` but its memory.
     ///
     /// # Errors
     /// When KVM doesn't tell, or a device can't be saved.
-    fn of(
-        machine: &Machine,
-        parent: Option<SnapshotId>,
-        change: impl FnOnce(&mut VmSpec),
-    ) -> Result<Self, VmmError> {
-        let mut saved = machine.save()?;
-        change(&mut saved.config);
+    fn of(machine: &Machine, parent: Option<SnapshotId>) -> Result<Self, VmmError> {
+        let state = machine.save()?;
         let id = SnapshotId::random().map_err(|source| VmmError::os("get random bytes", source))?;
         let mut header = SnapshotHeader::new(id, parent);
         header.cpu = machine.cpu_summary();
-        header.vcpus = u32::try_from(saved.vcpus.len()).unwrap_or(u32::MAX);
+        header.vcpus = u32::try_from(state.vcpus.len()).unwrap_or(u32::MAX);
         header.regions = memory::regions(machine.memory());
         header.tracks_dirty_pages = machine.config().machine.track_dirty_pages;
-        let state = serde_json::to_vec(&saved)
-            .map_err(|error| VmmError::snapshot("write the machine's state", error))?;
         Ok(Self { id, parent, state, header })
+    }
+
+    /// Returns the configuration that the snapshot remembers.
+    fn config_mut(&mut self) -> &mut VmSpec {
+        &mut self.state.config
     }
 
     /// Begins the memory file at `path`.
@@ -70,9 +69,32 @@ impl Draft {
     /// When the file system refuses.
     fn publish(mut self, memory: WrittenMemory, path: &Path) -> Result<(), SnapshotError> {
         self.header.memory = memory.info;
-        let state = snapshot::state::write(path, &self.header, &self.state)?;
+        let fail = |error: serde_json::Error| SnapshotError::Io {
+            action: "write",
+            path: path.to_owned(),
+            source: error.into(),
+        };
+        let state = serde_json::to_vec(&self.state).map_err(fail)?;
+        let state = snapshot::state::write(path, &self.header, &state)?;
         publish::publish_pair(memory.file, state)
     }
+}
+
+/// Checks that each file of a snapshot is one of its own.
+///
+/// # Errors
+/// What the client is told (status 400).
+fn check_paths<'p>(paths: impl IntoIterator<Item = &'p Path>) -> Result<(), ApiError> {
+    let mut seen = BTreeSet::new();
+    for path in paths {
+        if !seen.insert(std::path::absolute(path).unwrap_or_else(|_| path.to_owned())) {
+            return Err(ApiError::bad_request(format!(
+                "two files of a snapshot can't both be {}: state, memory and images are a file each",
+                path.display()
+            )));
+        }
+    }
+    Ok(())
 }
 
 /// Reads what [`Draft`] saved.
@@ -82,4 +104,19 @@ impl Draft {
 fn parse_state(bytes: &[u8]) -> Result<MachineState, VmmError> {
     serde_json::from_slice(bytes)
         .map_err(|error| VmmError::snapshot("read the machine's state", error))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn files_of_a_snapshot_must_differ_however_they_are_named() {
+        let check = |paths: &[&str]| check_paths(paths.iter().map(Path::new));
+        check(&["/a/state", "/a/memory", "/a/disk"]).unwrap();
+        check(&["state", "/state"]).unwrap();
+        for same in [&["/a", "/a"][..], &["a", "./a"], &["/a", "/b", "/a/"], &["/a//b", "/a/b"]] {
+            check(same).unwrap_err();
+        }
+    }
 }
