@@ -17,6 +17,7 @@ pub mod http;
 pub mod openapi;
 pub mod routes;
 mod schema;
+mod strict;
 pub mod v1;
 
 pub use action::{VmmAction, VmmData};

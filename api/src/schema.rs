@@ -27,7 +27,7 @@ string_schema! {
     #[doc = "A path on the host, absolute or from the VMM's working directory."]
     HostPath: 1, 4095, "^[^\\u0000]+$";
     #[doc = "A path of a Unix socket on the host, absolute or from the VMM's working directory."]
-    SocketPath: 1, 107, "^[\\u0001-\\u007f]+$";
+    SocketPath: 1, 107, "^[^\\u0000]+$";
     #[doc = "The name of a device on the host's side."]
     ResourceId: 1, 64, "^[A-Za-z0-9_-]+$";
     #[doc = "The name of a network interface of the host."]

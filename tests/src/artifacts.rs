@@ -62,6 +62,11 @@ pub fn debian_shell_initrd() -> PathBuf {
     artifact("debian/shell-initrd")
 }
 
+/// Where tools that a suite installs stay from run to run.
+pub fn tools() -> PathBuf {
+    variable("VMCTL_ARTIFACTS").with_file_name("test-tools")
+}
+
 /// Tells whether the suites run in the lab, where every instruction is emulated.
 pub fn in_lab() -> bool {
     std::env::var_os("LAB_RESULTS").is_some()

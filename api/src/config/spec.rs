@@ -8,6 +8,7 @@ mod outputs;
 use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
 pub use self::cpu_template::{
@@ -19,6 +20,7 @@ pub use self::mmds::{MmdsSpec, MmdsVersion};
 pub use self::outputs::{LogLevel, LoggerSpec, MetricsSpec, ParseLevelError, SerialSpec};
 use super::ConfigError;
 use crate::schema::{EthernetAddress, HostPath, InterfaceName, ResourceId, SocketPath};
+use crate::strict;
 
 /// A VM's configuration as a file or a set of flags gives it, not yet checked.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize, ToSchema)]
@@ -73,12 +75,23 @@ pub struct VmSpec {
 }
 
 impl VmSpec {
-    /// Reads a configuration file's contents.
+    /// Reads a configuration file's contents. A section that is `null` says nothing, whatever its
+    /// name: SDKs write such.
     ///
     /// # Errors
     /// [`ConfigError::Syntax`]: not JSON, or a key or a type that the format doesn't know.
     pub fn from_json(text: &[u8]) -> Result<Self, ConfigError> {
-        serde_json::from_slice(text).map_err(ConfigError::Syntax)
+        strict::from_slice(text).or_else(|problem: serde_json::Error| {
+            let mut sections: Map<String, Value> =
+                strict::from_slice(text).map_err(ConfigError::Syntax)?;
+            let all = sections.len();
+            sections.retain(|_, section| !section.is_null());
+            if sections.len() == all {
+                return Err(ConfigError::Syntax(problem));
+            }
+            let rest = Value::Object(sections).to_string();
+            strict::from_slice(rest.as_bytes()).map_err(|_| ConfigError::Syntax(problem))
+        })
     }
 }
 

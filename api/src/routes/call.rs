@@ -9,6 +9,7 @@ use serde_json::{Map, Value};
 
 use super::Method;
 use crate::error::ApiError;
+use crate::strict;
 
 /// The longest identifier of a device in bytes.
 const MAX_ID_BYTES: usize = 64;
@@ -24,12 +25,7 @@ pub(super) struct Call<'a> {
 impl Call<'_> {
     /// Reads the body, and holds it to have some keys.
     pub(super) fn read<T: DeserializeOwned>(&self, required: &[&str]) -> Result<T, ApiError> {
-        // Serde would read a struct from the list of its values, too.
-        let first = self.body.iter().find(|byte| !byte.is_ascii_whitespace());
-        if first == Some(&b'[') {
-            return Err(malformed("a list, expected an object"));
-        }
-        let value = serde_json::from_slice(self.body).map_err(malformed)?;
+        let value = strict::from_slice(self.body).map_err(malformed)?;
         self.check_keys(required)?;
         Ok(value)
     }

@@ -8,6 +8,9 @@ use std::path::Path;
 
 use crate::error::ApiError;
 
+/// The longest path of a file in bytes: `PATH_MAX` less the terminating NUL.
+const MAX_PATH_BYTES: usize = 4095;
+
 /// The longest path of a Unix socket in bytes: `sun_path` less the terminating NUL.
 const MAX_SOCKET_PATH_BYTES: usize = 107;
 
@@ -19,6 +22,10 @@ pub(crate) fn file(key: impl fmt::Display, path: &Path) -> Result<(), ApiError> 
     }
     if bytes.contains(&0) {
         return Err(wrong(key, "has a NUL in it"));
+    }
+    if bytes.len() > MAX_PATH_BYTES {
+        let problem = format!("is {} bytes long; a path has at most {MAX_PATH_BYTES}", bytes.len());
+        return Err(wrong(key, &problem));
     }
     Ok(())
 }

@@ -2,5 +2,6 @@
 //! no KVM, and with schemathesis it needs PyPI: it runs on this machine, never in the lab.
 
 mod malformed;
+mod schemathesis;
 mod transcript;
 mod workshop;

@@ -14,6 +14,9 @@ const MAX_ID_BYTES: usize = 64;
 /// The longest path of a Unix socket in bytes: `sun_path` less the terminating NUL.
 const MAX_SOCKET_PATH_BYTES: usize = 107;
 
+/// The longest path of a file in bytes: `PATH_MAX` less the terminating NUL.
+const MAX_PATH_BYTES: usize = 4095;
+
 /// The limiter without the buckets that limit nothing.
 pub(super) fn limiter(spec: Option<RateLimiter>) -> RateLimiter {
     spec.unwrap_or_default().effective()
@@ -37,6 +40,13 @@ pub(super) fn checked_path(field: Field, path: PathBuf) -> Result<PathBuf, Confi
     }
     if path.as_os_str().as_bytes().contains(&0) {
         return Err(invalid(field, path.to_string_lossy(), "has a NUL in it"));
+    }
+    let len = path.as_os_str().len();
+    if len > MAX_PATH_BYTES {
+        let start: String = path.to_string_lossy().chars().take(40).collect();
+        let reason =
+            format!("and what follows are {len} bytes; a path has at most {MAX_PATH_BYTES}");
+        return Err(invalid(field, start, &reason));
     }
     // It travels as JSON, which has no other strings.
     if path.to_str().is_none() {

@@ -329,7 +329,7 @@ fn single_bodies_are_refused_for_their_own_reasons() {
         ),
         ("PUT", "/vsock", r#"{"uds_path":"v"}"#, "missing field `guest_cid`"),
         ("PUT", "/vsock", r#"{"guest_cid":3}"#, "missing field `uds_path`"),
-        ("PUT", "/mmds", "[]", "expected an object"),
+        ("PUT", "/mmds", "[]", "expected a map"),
         ("PATCH", "/mmds", "\"x\"", "expected a map"),
         ("PUT", "/mmds/config", r#"{"network_interfaces":"eth0"}"#, "expected a sequence"),
         ("PUT", "/snapshot/create", r#"{"snapshot_path":"s"}"#, "missing field `mem_file_path`"),
