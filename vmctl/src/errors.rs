@@ -89,6 +89,9 @@ pub(crate) enum CliError {
     /// The VM came to an end that's no success.
     #[error("{}", stop_message(*.0))]
     Stopped(StopReason),
+    /// Somebody else ended the VM at once.
+    #[error("the VM was ended by {0}")]
+    EndedBy(&'static str),
     /// The registry of VMs can't be used so.
     #[error(transparent)]
     Registry(#[from] RegistryError),
@@ -173,6 +176,7 @@ impl CliError {
                 _ => exit::FAILURE,
             },
             Self::Stopped(reason) => reason.exit_code(),
+            Self::EndedBy(_) => StopReason::Killed.exit_code(),
             _ => exit::FAILURE,
         }
     }

@@ -94,8 +94,9 @@ fn start(
     })?;
     entry.set_process(vmm.pid())?;
     if !args.detach {
-        let ended = Supervisor::new(vmm, signals, timeline, args.shutdown_timeout)?.run()?;
-        return Ok(Outcome::Ended(ended.into_result(origins)?));
+        let name = entry.record.name.clone();
+        let ended = Supervisor::new(name, vmm, signals, timeline, args.shutdown_timeout)?.run()?;
+        return Ok(Outcome::Ended(ended.into_result(origins, entry.was_killed())?));
     }
     let started = detached::wait_until_up(&mut vmm, &mut signals, |event| {
         timeline.record(event);

@@ -1,5 +1,8 @@
 //! `vmctl completion` and `vmctl man`: what shells and `man` are told of this command line.
 
+#[cfg(test)]
+mod docs;
+
 use std::fs;
 use std::path::PathBuf;
 

@@ -50,9 +50,10 @@ impl Entry {
         config: VmSpec,
         console_socket: Option<&Path>,
     ) -> Result<(), RegistryError> {
-        self.record.config = config;
-        self.record.console_socket = console_socket.map(Path::to_owned);
-        self.store()
+        self.update(|record| {
+            record.config = config;
+            record.console_socket = console_socket.map(Path::to_owned);
+        })
     }
 
     /// Notes its VMM's process.
@@ -62,8 +63,7 @@ impl Entry {
     pub(crate) fn set_process(&mut self, pid: u32) -> Result<(), RegistryError> {
         let process =
             ProcessIdentity::of(pid).map_err(system("identify the vmm process of", &self.dir))?;
-        self.record.process = Some(process);
-        self.store()
+        self.update(|record| record.process = Some(process))
     }
 
     /// Notes that `vmctl` is about to kill it.
@@ -71,12 +71,28 @@ impl Entry {
     /// # Errors
     /// The record can't be written.
     pub(crate) fn set_killed(&mut self) -> Result<(), RegistryError> {
-        self.record.killed_unix_ms = Some(unix_ms());
-        self.store()
+        self.update(|record| record.killed_unix_ms = Some(unix_ms()))
     }
 
-    fn store(&self) -> Result<(), RegistryError> {
-        self.record.store(&self.dir).map_err(system("write", &self.dir))
+    /// Whether another `vmctl` has killed it, and perhaps removed it, since the record was read.
+    pub(crate) fn was_killed(&self) -> bool {
+        match VmRecord::load(&self.dir) {
+            Ok(record) => record.killed_unix_ms.is_some(),
+            Err(error) => error.kind() == std::io::ErrorKind::NotFound,
+        }
+    }
+
+    /// Changes the record as it's on file now: others may have changed it since it was read here.
+    pub(crate) fn update(
+        &mut self,
+        change: impl FnOnce(&mut VmRecord),
+    ) -> Result<(), RegistryError> {
+        let failed = |source| system("write", &self.dir)(source);
+        let mut record = VmRecord::load(&self.dir).map_err(failed)?;
+        change(&mut record);
+        record.store(&self.dir).map_err(failed)?;
+        self.record = record;
+        Ok(())
     }
 
     /// How long ago it was entered.
@@ -96,11 +112,12 @@ impl Entry {
         }
     }
 
-    /// Forgets it: its directory and the sockets that it left elsewhere.
+    /// Forgets it, but for what it [owns](super::owned): its directory and the sockets that it left
+    /// elsewhere.
     ///
     /// # Errors
     /// Its VMM lives, or a file can't be removed.
-    pub(crate) fn remove(&self) -> Result<(), RegistryError> {
+    pub(super) fn remove(&self) -> Result<(), RegistryError> {
         if self.is_alive() {
             return Err(RegistryError::Alive { name: self.record.name.clone() });
         }

@@ -12,6 +12,7 @@
 mod entry;
 mod error;
 mod files;
+mod owned;
 pub(crate) mod process;
 mod record;
 pub(crate) mod status;
@@ -31,7 +32,7 @@ pub(crate) use self::entry::Entry;
 pub(crate) use self::error::RegistryError;
 use self::files::{LockFile, system};
 pub(crate) use self::process::ProcessIdentity;
-pub(crate) use self::record::{Draft, Origin, VmRecord, check_name};
+pub(crate) use self::record::{Draft, Origin, VmRecord, check_name, images};
 
 /// The environment variable that names the root.
 const ROOT_VARIABLE: &str = "VMCTL_RUNTIME_DIR";

@@ -77,9 +77,13 @@ pub(crate) struct VmRecord {
     /// When `vmctl` killed it, in milliseconds since 1970.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) killed_unix_ms: Option<u64>,
-    /// What it's made of, as it was started.
+    /// What it's made of, as it was started, or as it was when it was last forked.
     #[serde(default)]
     pub(crate) config: VmSpec,
+    /// Files that were made for it, perhaps for others too; directories after what's in them. Each
+    /// goes with the last VM that has it here.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub(crate) owned: Vec<PathBuf>,
 }
 
 impl VmRecord {
@@ -100,6 +104,7 @@ impl VmRecord {
             events: dir.join("events"),
             killed_unix_ms: None,
             config: VmSpec::default(),
+            owned: Vec::new(),
         }
     }
 
@@ -136,6 +141,16 @@ impl VmRecord {
         let console = self.console_socket.as_deref();
         [Some(self.api_socket.as_path()), console, vsock].into_iter().flatten()
     }
+}
+
+/// The images of all drives, and those that they build upon.
+pub(crate) fn images(config: &VmSpec) -> Vec<PathBuf> {
+    let drives = config.drives.iter();
+    let of_drive = |drive: &api::config::DriveSpec| {
+        let below = drive.backing.iter().map(|file| file.path_on_host.clone());
+        drive.path_on_host.clone().into_iter().chain(below).collect::<Vec<_>>()
+    };
+    drives.flat_map(of_drive).collect()
 }
 
 /// Milliseconds since 1970.

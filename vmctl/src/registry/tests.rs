@@ -184,3 +184,53 @@ fn root_that_others_may_write_is_refused() {
     let registry = Registry::at(long).unwrap();
     assert!(matches!(registry.reserve(draft("a")), Err(RegistryError::RootTooLong { .. })));
 }
+
+/// A VM that has ended, and needs an image, in a directory, over another one.
+fn enter_clone(registry: &Registry, name: &str, image: &Path, below: &Path) -> Entry {
+    let (mut entry, child) = enter_child(registry, name);
+    end(child);
+    fs::write(image, name).unwrap();
+    let config = serde_json::from_value(serde_json::json!({
+        "drives": [{
+            "drive_id": "root", "path_on_host": image, "format": "qcow2", "is_root_device": false,
+            "backing": [{ "path_on_host": below, "format": "raw" }],
+        }]
+    }));
+    let unrelated = image.with_extension("unrelated");
+    let candidates =
+        [image.to_owned(), unrelated, below.to_owned(), below.parent().unwrap().into()];
+    entry.set_owned(config.unwrap(), &candidates).unwrap();
+    assert_eq!(entry.record.owned.len(), 3, "what it doesn't need isn't its own");
+    entry
+}
+
+#[test]
+fn shared_image_goes_with_the_last_clone_and_nothing_else_goes() {
+    let (dir, registry) = registry();
+    let fork = dir.path().join("fork");
+    fs::create_dir(&fork).unwrap();
+    let below = fork.join("below");
+    fs::write(&below, "what all share").unwrap();
+    let images = ["a", "b"].map(|name| fork.join(name));
+    let clones = ["a", "b"].map(|name| enter_clone(&registry, name, &fork.join(name), &below));
+    assert!(registry.is_owned(&fork).unwrap());
+    registry.remove(&clones[0]).unwrap();
+    assert!(!images[0].exists() && images[1].exists() && below.exists());
+    let users = fork.join("a user's");
+    fs::write(&users, "").unwrap();
+    registry.remove(&clones[1]).unwrap();
+    assert!(!images[1].exists() && !below.exists() && users.exists());
+    assert!(!registry.is_owned(&fork).unwrap());
+}
+
+#[test]
+fn images_that_a_snapshot_needs_stay_when_their_vm_goes() {
+    let (dir, registry) = registry();
+    let (image, below) = (dir.path().join("image"), dir.path().join("below"));
+    fs::write(&below, "").unwrap();
+    let clone = enter_clone(&registry, "a", &image, &below);
+    registry.disown(&images(&clone.record.config)).unwrap();
+    registry.remove(&clone).unwrap();
+    assert!(image.exists() && below.exists());
+    assert!(registry.scan().unwrap().0.is_empty());
+}

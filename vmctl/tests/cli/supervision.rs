@@ -18,7 +18,7 @@ fn each_end_of_the_vm_has_its_exit_code() {
         ("guest_panic", 3, "error: the guest's kernel panicked (exit code 3)\nhint: "),
         ("triple_fault", 3, "error: the guest's CPU took a triple fault"),
         ("deadline", 1, "error: the guest didn't power off in time"),
-        ("killed", 1, "error: the VM was ended before the guest had powered off"),
+        ("killed", 1, "error: the VM was ended by a request to its API"),
     ] {
         let output = Host::with_vmm(&format!("{VM_CREATED}\n{}", stopped(reason))).boot(&[]);
         assert_eq!(output.status.code(), Some(code), "{reason}: {}", stderr(&output));

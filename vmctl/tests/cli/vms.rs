@@ -12,7 +12,7 @@ use api::{VmmAction, VmmData};
 use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 
-use super::support::{Host, stderr, stdout, vmctl};
+use super::support::{Host, VM_CREATED, lines, stderr, stdout, vmctl, wait_for_line};
 
 /// A VMM that enters its kernel and then stays.
 const STAYS: &str = r#"echo '{"event":"kernel_entered","monotonic_ns":1}' >&4; exec sleep 1000"#;
@@ -177,6 +177,29 @@ fn stop_of_a_vmm_without_an_api_is_a_signal() {
     assert_eq!(vm.vmctl("vm stop web --timeout 5").0, Some(0));
     assert_eq!(vm.json("vm ls --json")[0]["status"], "crashed", "it left no last word");
     assert_eq!(vm.vmctl("vm prune"), (Some(0), "web\n".to_owned(), String::new()));
+}
+
+#[test]
+fn foreground_vm_says_what_another_vmctl_does_to_it() {
+    let script = format!(
+        r#"{VM_CREATED}
+        echo '{{"event":"paused","monotonic_ns":2}}' >&4
+        echo '{{"event":"resumed","monotonic_ns":3}}' >&4
+        exec sleep 1000"#
+    );
+    for end in [&["vm", "kill", "web"][..], &["vm", "rm", "--force", "web"]] {
+        let host = Host::with_vmm(&script);
+        let boot = ["boot", "--kernel", "k", "--name", "web"];
+        let mut command = host.vmctl(&boot);
+        let mut vmctl = command.stdin(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let mut stderr = lines(vmctl.stderr.take().unwrap());
+        wait_for_line(&mut stderr, "The VM was paused; vmctl vm resume web lets it go on.");
+        wait_for_line(&mut stderr, "The VM goes on.");
+        assert!(host.vmctl(end).stdout(Stdio::null()).status().unwrap().success());
+        wait_for_line(&mut stderr, "error: the VM was ended by another vmctl (vm kill");
+        assert_eq!(vmctl.wait().unwrap().code(), Some(1));
+        assert_eq!(fs::read_dir(host.path("run/vms")).unwrap().count(), 0);
+    }
 }
 
 #[test]

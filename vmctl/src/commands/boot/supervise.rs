@@ -46,6 +46,7 @@ enum Ready {
 /// A running VM and all that belongs to it here. The VMM goes first when this is dropped, so that
 /// nothing writes to the terminal after its modes are restored.
 pub(super) struct Supervisor {
+    name: String,
     vmm: VmmProcess,
     input: Option<ConsoleInput>,
     signals: Signals,
@@ -76,12 +77,14 @@ pub(super) struct Ended {
 
 impl Supervisor {
     pub(super) fn new(
+        name: String,
         vmm: VmmProcess,
         signals: Signals,
         timeline: Timeline,
         shutdown_timeout_s: u32,
     ) -> Result<Self, CliError> {
         Ok(Self {
+            name,
             vmm,
             input: None,
             signals,
@@ -186,6 +189,11 @@ impl Supervisor {
             self.timeline.record(&event);
             match event {
                 Event::VmCreated { .. } => self.connect_console()?,
+                Event::Paused { .. } => notice(&format!(
+                    "\nThe VM was paused; vmctl vm resume {} lets it go on.",
+                    self.name
+                )),
+                Event::Resumed { .. } => notice("\nThe VM goes on."),
                 Event::Failed { error } => self.hear(LastWord::Failed(error)),
                 Event::Stopped { reason, .. } => self.hear(LastWord::Stopped(reason)),
                 _ => {}
@@ -244,8 +252,9 @@ impl Supervisor {
 }
 
 impl Ended {
-    /// The exit code of an end in order, or what the user is told about another.
-    pub(super) fn into_result(self, origins: &Origins) -> Result<u8, CliError> {
+    /// The exit code of an end in order, or what the user is told about another. `killed`: whether
+    /// another `vmctl` has killed the VMM.
+    pub(super) fn into_result(self, origins: &Origins, killed: bool) -> Result<u8, CliError> {
         match self.last {
             Some(LastWord::Failed(failure)) => Err(explain(failure, origins)),
             Some(LastWord::Stopped(StopReason::PowerOff | StopReason::Reset)) => {
@@ -255,7 +264,11 @@ impl Ended {
             Some(LastWord::Stopped(StopReason::Killed)) | None if self.quit => {
                 Ok(api::exit::STOPPED)
             }
+            Some(LastWord::Stopped(StopReason::Killed)) if !self.requested => {
+                Err(CliError::EndedBy("a request to its API, or by signals to its VMM"))
+            }
             Some(LastWord::Stopped(reason)) => Err(CliError::Stopped(reason)),
+            None if killed => Err(CliError::EndedBy("another vmctl (vm kill, or vm rm --force)")),
             None if self.requested => Err(CliError::Stopped(StopReason::Killed)),
             None => Err(CliError::VmmDied(self.status)),
         }

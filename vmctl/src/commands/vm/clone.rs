@@ -1,18 +1,17 @@
 //! `vmctl clone`: several VMs out of one that runs, or out of a snapshot.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io;
-use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 
-use api::config::{MacAddr, VmSpec};
+use api::config::{DriveSpec, MacAddr, VmSpec};
 use api::v1::{
     DriveOverride, LoadSnapshotParams, NetworkOverride, NewIdentity, NewMac, VsockOverride,
 };
 use clap::Args;
 use log::LevelFilter;
-use rustix::fs::{SeekFrom, seek};
 use rustix::io::Errno;
+use tempfile::TempDir;
 
 use super::restore;
 use super::snapshot::{SnapshotDir, fork_into};
@@ -24,10 +23,13 @@ const FIRST_CID: u32 = 1000;
 
 /// Makes VMs out of one that runs on meanwhile, or out of a snapshot.
 ///
-/// They share its memory until they write to it, and have disks of their own (shared in the same
-/// way where the file system can do that), their own Ethernet addresses, vsock identifiers and
-/// sockets. Each network interface needs a TAP of its own: `--net ID=TAP`, in which `{n}` is
-/// replaced by the clone's number.
+/// They share its memory and its disks' contents until they write to them, and have their own
+/// Ethernet addresses, vsock identifiers and sockets. Each network interface needs a TAP of its own:
+/// `--net eth0=tap%d` gives the first clone `tap1`.
+///
+/// What a clone writes to a disk is in an overlay, which goes with it at `vmctl vm rm`, unless a
+/// snapshot or a fork of it was taken. The overlays of a VM's clones are in a hidden directory beside
+/// its disk, those of a snapshot's in that snapshot's.
 #[derive(Debug, Args)]
 pub(crate) struct CloneArgs {
     /// The VM's name or identifier, or a snapshot's directory.
@@ -41,7 +43,7 @@ pub(crate) struct CloneArgs {
     #[arg(long, value_name = "NAME")]
     name: Option<String>,
 
-    /// A TAP for an interface; `{n}` is replaced by the clone's number. May be given several times.
+    /// A TAP for an interface; `%d` is replaced by the clone's number. May be given several times.
     #[arg(long = "net", value_name = "ID=TAP")]
     nets: Vec<String>,
 
@@ -54,81 +56,115 @@ pub(crate) struct CloneArgs {
     json: bool,
 }
 
+/// What clones are made of.
+struct Source {
+    dir: SnapshotDir,
+    /// What they're named after.
+    base: String,
+    /// Files that go with the last clone that needs them; directories after what's in them.
+    made: Vec<PathBuf>,
+    /// The snapshot's directory, if it was made for the clones.
+    fork: Option<TempDir>,
+}
+
 pub(super) fn clone(
     registry: &Registry,
     args: &CloneArgs,
     level: LevelFilter,
 ) -> Result<u8, CliError> {
-    let (dir, base, forked) = source(registry, args)?;
-    let outcome = clone_from(registry, args, level, &dir, &base);
-    if forked {
-        // Who uses the files has them mapped or open; the disks were moved to the clones.
-        let _ = fs::remove_dir_all(&dir.dir);
+    let mut source = source(registry, args)?;
+    let outcome = clone_from(registry, args, level, &source);
+    if let Some(fork) = source.fork.take()
+        && registry.is_owned(fork.path())?
+    {
+        let dir = &source.dir;
+        // The clones have them mapped; their disks' images stay where they are.
+        [dir.state(), dir.memory(), dir.config()]
+            .iter()
+            .for_each(|path| drop(fs::remove_file(path)));
+        let _ = fork.keep();
     }
     outcome
 }
 
-/// The snapshot to make clones of, what they're named after, and whether it was made for them.
-fn source(registry: &Registry, args: &CloneArgs) -> Result<(SnapshotDir, String, bool), CliError> {
+/// Finds the snapshot, or makes it of a VM.
+fn source(registry: &Registry, args: &CloneArgs) -> Result<Source, CliError> {
     let path = Path::new(&args.source);
     if args.source.contains('/') || path.join("vm.state").is_file() {
-        let dir = SnapshotDir::new(path);
+        let dir = SnapshotDir::new(&fs::canonicalize(path).unwrap_or_else(|_| path.to_owned()));
         let name = dir.dir.file_stem().map(|name| name.to_string_lossy().into_owned());
         let base = args.name.clone().or(name).unwrap_or_else(|| "clone".to_owned());
-        return Ok((dir, base, false));
+        return Ok(Source { dir, base, made: Vec::new(), fork: None });
     }
-    let entry = registry.find(&args.source)?;
-    // Beside the VM's own disks there is room, and the file system may share blocks.
-    let place = entry
-        .record
-        .config
-        .drives
-        .iter()
-        .find_map(|drive| drive.path_on_host.as_ref()?.parent().map(Path::to_owned))
-        .unwrap_or_else(std::env::temp_dir);
-    let dir =
-        SnapshotDir::new(&place.join(format!(".{}-fork-{}", entry.record.id, std::process::id())));
-    if let Err(error) = fork_into(&entry, &dir) {
-        let _ = fs::remove_dir_all(&dir.dir);
-        return Err(error);
-    }
-    Ok((dir, args.name.clone().unwrap_or(entry.record.name), true))
+    let mut entry = registry.find(&args.source)?;
+    let place = fs::canonicalize(place(&entry.record.config));
+    let fork = place.and_then(|place| {
+        tempfile::Builder::new()
+            .prefix(&format!(".{}-clones-", entry.record.name))
+            .tempdir_in(place)
+    });
+    let fork = fork.map_err(|source| CliError::System {
+        what: "a directory for the clones can't be made",
+        source,
+    })?;
+    let dir = SnapshotDir::new(fork.path());
+    let report = fork_into(&mut entry, &dir)?;
+    // The VM's own images among them are those of a clone.
+    let mut made = entry.record.owned.clone();
+    made.splice(0..0, report.drives.into_iter().map(|drive| drive.path_on_host));
+    made.push(fork.path().to_owned());
+    let base = args.name.clone().unwrap_or(entry.record.name);
+    Ok(Source { dir, base, made, fork: Some(fork) })
+}
+
+/// Where the images of a VM's clones go: beside its own, where there is room, and where the file
+/// system may share blocks.
+fn place(config: &VmSpec) -> PathBuf {
+    let writable = config.drives.iter().filter(|drive| drive.is_read_only != Some(true));
+    let mut images = writable.filter_map(|drive| drive.path_on_host.as_deref());
+    let image = images.find(|image| fs::metadata(image).is_ok_and(|metadata| metadata.is_file()));
+    image.and_then(Path::parent).map_or_else(std::env::temp_dir, Path::to_owned)
 }
 
 fn clone_from(
     registry: &Registry,
     args: &CloneArgs,
     level: LevelFilter,
-    dir: &SnapshotDir,
-    base: &str,
+    source: &Source,
 ) -> Result<u8, CliError> {
-    let config = dir.read_config()?;
+    let config = source.dir.read_config()?;
     let (entries, _) = registry.scan()?;
     let taken: Vec<_> = entries.iter().map(|entry| entry.record.name.clone()).collect();
     let mut cids: Vec<_> = entries
         .iter()
         .filter_map(|entry| entry.record.config.vsock.as_ref().map(|vsock| vsock.guest_cid))
         .collect();
-    let names = numbered(base).filter(|name| !taken.contains(name)).take(args.count as usize);
+    let names =
+        numbered(&source.base).filter(|name| !taken.contains(name)).take(args.count as usize);
     for (number, name) in (1_u32..).zip(names) {
-        let mut params = restore::load_params(dir);
+        let mut params = restore::load_params(&source.dir);
         params.resume_vm = !args.paused;
         params.network_overrides = taps(&args.nets, number)?;
         set_identity(&config, &mut params, &mut cids, &name)?;
-        params.drive_overrides = copy_drives(&config, &name)?;
-        let copies: Vec<_> =
-            params.drive_overrides.iter().map(|drive| drive.path_on_host.clone()).collect();
+        params.drive_overrides = overlays(&config, &source.dir, &name);
         let origin = Origin::Clone { of: args.source.clone() };
         let draft = Draft { name: Some(name), origin, foreground: false, api_socket: None };
-        match restore::start(registry, draft, config.clone(), params, level) {
-            Ok(entry) => restore::say(&entry, args.json)?,
-            Err(error) => {
-                copies.iter().for_each(|copy| drop(fs::remove_file(copy)));
-                return Err(error);
-            }
-        };
+        let entry = restore::start(registry, draft, config.clone(), params, &source.made, level)?;
+        restore::say(&entry, args.json)?;
     }
     Ok(api::exit::STOPPED)
+}
+
+/// Gives a clone images of its own over those that its guest may write.
+fn overlays(config: &VmSpec, dir: &SnapshotDir, name: &str) -> Vec<DriveOverride> {
+    let writable = config.drives.iter().filter(|drive| drive.is_read_only != Some(true));
+    let overlay = |drive: &DriveSpec| DriveOverride {
+        drive_id: drive.drive_id.clone(),
+        path_on_host: dir.dir.join(format!("{name}-{}.qcow2", drive.drive_id)),
+        format: None,
+        overlay: true,
+    };
+    writable.filter(|drive| drive.path_on_host.is_some()).map(overlay).collect()
 }
 
 fn taps(nets: &[String], number: u32) -> Result<Vec<NetworkOverride>, CliError> {
@@ -138,7 +174,7 @@ fn taps(nets: &[String], number: u32) -> Result<Vec<NetworkOverride>, CliError> 
             value: text.clone(),
             problem: "expected ID=TAP",
         })?;
-        let host_dev_name = tap.replace("{n}", &number.to_string());
+        let host_dev_name = tap.replace("%d", &number.to_string());
         Ok(NetworkOverride { iface_id: id.to_owned(), host_dev_name })
     };
     nets.iter().map(parse).collect()
@@ -181,69 +217,4 @@ fn random_mac() -> Result<MacAddr, CliError> {
         what: "an Ethernet address can't be made",
         source: io::Error::other(error),
     })
-}
-
-/// Gives a clone copies of the drives that its guest may write.
-fn copy_drives(config: &VmSpec, name: &str) -> Result<Vec<DriveOverride>, CliError> {
-    let mut copies: Vec<DriveOverride> = Vec::new();
-    for drive in config.drives.iter().filter(|drive| drive.is_read_only != Some(true)) {
-        let Some(from) = &drive.path_on_host else { continue };
-        // Not into the fork's own directory, which doesn't last.
-        let place = from.parent().filter(|dir| !is_fork(dir)).or_else(|| from.parent()?.parent());
-        let to = place.unwrap_or(Path::new("/")).join(format!("{name}-{}.disk", drive.drive_id));
-        if let Err(source) = copy_sparse(from, &to) {
-            copies.iter().for_each(|copy| drop(fs::remove_file(&copy.path_on_host)));
-            return Err(CliError::SnapshotDir { dir: to, what: "written", source });
-        }
-        copies.push(DriveOverride {
-            drive_id: drive.drive_id.clone(),
-            path_on_host: to,
-            format: None,
-            overlay: false,
-        });
-    }
-    Ok(copies)
-}
-
-fn is_fork(dir: &Path) -> bool {
-    dir.file_name().is_some_and(|name| name.to_string_lossy().starts_with('.'))
-}
-
-/// Copies an image to a new file, sharing its blocks where the file system can; its holes stay
-/// holes.
-fn copy_sparse(from: &Path, to: &Path) -> io::Result<()> {
-    let source = File::open(from)?;
-    let target = File::options().create_new(true).read(true).write(true).open(to)?;
-    let copied = match rustix::fs::ioctl_ficlone(&target, &source) {
-        Ok(()) => Ok(()),
-        Err(_) => copy_data(&source, &target),
-    };
-    if copied.is_err() {
-        let _ = fs::remove_file(to);
-    }
-    copied
-}
-
-fn copy_data(source: &File, target: &File) -> io::Result<()> {
-    let len = source.metadata()?.len();
-    target.set_len(len)?;
-    let mut buffer = vec![0; 1 << 20];
-    let mut position = 0;
-    while position < len {
-        let start = match seek(source, SeekFrom::Data(position)) {
-            Ok(start) => start,
-            // Nothing but a hole follows.
-            Err(Errno::NXIO) => break,
-            Err(errno) => return Err(errno.into()),
-        };
-        let end = seek(source, SeekFrom::Hole(start))?;
-        position = start;
-        while position < end {
-            let wanted = usize::try_from(end - position).unwrap_or(usize::MAX).min(buffer.len());
-            source.read_exact_at(&mut buffer[..wanted], position)?;
-            target.write_all_at(&buffer[..wanted], position)?;
-            position += wanted as u64;
-        }
-    }
-    Ok(())
 }

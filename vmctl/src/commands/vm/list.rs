@@ -197,7 +197,7 @@ pub(super) fn rm(registry: &Registry, args: &RmArgs) -> Result<u8, CliError> {
         if args.force {
             control::end(&mut entry)?;
         }
-        entry.remove()?;
+        registry.remove(&entry)?;
         removed(&entry, args.json)?;
     }
     Ok(api::exit::STOPPED)
@@ -207,7 +207,7 @@ pub(super) fn prune(registry: &Registry, args: &PruneArgs) -> Result<u8, CliErro
     registry.sweep()?;
     let (entries, broken) = registry.scan()?;
     for entry in entries.iter().filter(|entry| !entry.is_alive()) {
-        entry.remove()?;
+        registry.remove(entry)?;
         removed(entry, args.json)?;
     }
     for broken in broken {

@@ -10,7 +10,7 @@ use api::v1::{
     ConsoleOverride, DriveOverride, LoadSnapshotParams, MemoryBackend, MemoryBackendType,
     NetworkOverride, VsockOverride,
 };
-use clap::Args;
+use clap::{Args, ValueEnum};
 use log::LevelFilter;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
@@ -65,6 +65,19 @@ pub(super) struct RestoreArgs {
     #[arg(long, value_name = "SOCKET")]
     uffd: Option<PathBuf>,
 
+    /// Reads the memory that this working set names before the VM goes on.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["uffd", "record_working_set"])]
+    working_set: Option<PathBuf>,
+
+    /// Notes in a file which memory the guest touches, in which order, until the VM ends or is
+    /// paused; `--working-set` takes it.
+    #[arg(long, value_name = "FILE", conflicts_with = "uffd")]
+    record_working_set: Option<PathBuf>,
+
+    /// Whether the guest's clocks advance by the time since the snapshot, or continue from there.
+    #[arg(long, value_name = "HOW", default_value = "advance")]
+    clock: Clock,
+
     /// Logs which pages are written from the start, as `vmctl vm snapshot --diff` needs.
     #[arg(long)]
     track_dirty_pages: bool,
@@ -72,6 +85,15 @@ pub(super) struct RestoreArgs {
     /// Prints the VM as JSON.
     #[arg(long)]
     json: bool,
+}
+
+/// What a restored guest's clocks do.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Clock {
+    /// They say what time it is now.
+    Advance,
+    /// They go on from the snapshot, as if no time had passed.
+    Continue,
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
@@ -97,6 +119,9 @@ pub(super) fn run(
     }
     params.resume_vm = !args.paused;
     params.track_dirty_pages = args.track_dirty_pages;
+    params.working_set_path = args.working_set.as_deref().map(absolute);
+    params.record_working_set_path = args.record_working_set.as_deref().map(absolute);
+    params.clock_realtime = (args.clock == Clock::Continue).then_some(false);
     params.vsock_override =
         args.vsock.as_ref().map(|path| VsockOverride { uds_path: absolute(path) });
     let net = |(id, tap): &(String, String)| NetworkOverride {
@@ -113,7 +138,7 @@ pub(super) fn run(
     params.drive_overrides = args.disks.iter().map(disk).collect();
     let origin = Origin::Restore { snapshot: dir.dir.clone() };
     let draft = Draft { name: args.name.clone(), origin, foreground: false, api_socket: None };
-    let entry = start(registry, draft, config, params, level)?;
+    let entry = start(registry, draft, config, params, &[], level)?;
     say(&entry, args.json)
 }
 
@@ -137,7 +162,8 @@ pub(super) fn load_params(dir: &SnapshotDir) -> LoadSnapshotParams {
 }
 
 /// Starts a VMM that loads a snapshot, and enters it. `config` is the snapshot's; what `params`
-/// changes of it is changed here too.
+/// changes of it is changed here too. Of the files in `made`, and of the overlays that the VMM makes,
+/// the VM owns those that it needs.
 ///
 /// # Errors
 /// The VMM can't be started or refuses the snapshot; nothing is left of it then.
@@ -146,6 +172,7 @@ pub(super) fn start(
     draft: Draft,
     mut config: VmSpec,
     mut params: LoadSnapshotParams,
+    made: &[PathBuf],
     level: LevelFilter,
 ) -> Result<Entry, CliError> {
     let mut reservation = registry.reserve(draft)?;
@@ -168,6 +195,7 @@ pub(super) fn start(
         entry.set_process(vmm.pid())?;
         let mut api = connect(entry, &mut vmm, &mut signals)?;
         api.load_snapshot(&params).map_err(super::refused(entry))?;
+        own(entry, &mut api, &params, made)?;
         vmm.release();
         Ok(())
     };
@@ -178,6 +206,28 @@ pub(super) fn start(
             Err(error)
         }
     }
+}
+
+/// Enters what a VM out of a snapshot is made of.
+///
+/// # Errors
+/// The VMM doesn't say, or it can't be written. Then the overlays are gone.
+fn own(
+    entry: &mut Entry,
+    api: &mut Connection,
+    params: &LoadSnapshotParams,
+    made: &[PathBuf],
+) -> Result<(), CliError> {
+    let overlays = params.drive_overrides.iter().filter(|drive| drive.overlay);
+    let overlays: Vec<_> = overlays.map(|drive| drive.path_on_host.clone()).collect();
+    let candidates = [&overlays, made].concat();
+    let config = api.config().map_err(super::refused(entry));
+    let entered = config.and_then(|config| Ok(entry.set_owned(config, &candidates)?));
+    if entered.is_err() {
+        // These are this VM's, which the caller ends: the VMM would have refused others' files.
+        overlays.iter().for_each(|overlay| drop(std::fs::remove_file(overlay)));
+    }
+    entered
 }
 
 /// Writes into a configuration what a snapshot is loaded with in place of it.

@@ -5,15 +5,15 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use api::config::{DiskFormat, VmSpec};
-use api::ext::{ForkDrive, ForkParams};
+use api::ext::{ForkDrive, ForkParams, ForkReport};
 use api::v1::{CreateSnapshotParams, SnapshotType};
 use clap::Args;
 use serde_json::json;
 
 use super::{connect, is_paused, refused};
-use crate::errors::CliError;
+use crate::errors::{CliError, notice};
 use crate::output;
-use crate::registry::{Entry, Registry};
+use crate::registry::{Entry, Registry, images};
 
 /// Saves a VM into a directory: its state, its memory and its configuration.
 ///
@@ -81,7 +81,7 @@ impl SnapshotDir {
         self.dir.join("vm.mem")
     }
 
-    fn config(&self) -> PathBuf {
+    pub(super) fn config(&self) -> PathBuf {
         self.dir.join("config.json")
     }
 
@@ -129,21 +129,25 @@ pub(super) fn snapshot(registry: &Registry, args: &SnapshotArgs) -> Result<u8, C
         api.resume().map_err(refused(&entry))?;
     }
     saved?;
+    registry.disown(&images(&config))?;
     say(&dir, args.json, &json!({ "resumed": resume }))
 }
 
 pub(super) fn fork(registry: &Registry, args: &ForkArgs) -> Result<u8, CliError> {
-    let entry = registry.find(&args.name)?;
+    let mut entry = registry.find(&args.name)?;
     let dir = target(&entry, args.dir.as_deref());
-    let report = fork_into(&entry, &dir)?;
+    let report = fork_into(&mut entry, &dir)?;
+    // The fork builds upon what the VM builds upon; its own images are copies of the VM's.
+    let mut below = entry.record.config.clone();
+    for drive in below.drives.iter_mut().filter(|drive| drive.is_read_only != Some(true)) {
+        drive.path_on_host = None;
+    }
+    registry.disown(&images(&below))?;
     say(&dir, args.json, &report)
 }
 
-/// Saves one consistent point of a VM that may run on.
-pub(super) fn fork_into(
-    entry: &Entry,
-    dir: &SnapshotDir,
-) -> Result<api::ext::ForkReport, CliError> {
+/// Saves one consistent point of a VM that may run on, and notes which images the VM goes on with.
+pub(super) fn fork_into(entry: &mut Entry, dir: &SnapshotDir) -> Result<ForkReport, CliError> {
     is_paused(entry)?;
     let mut api = connect(entry)?;
     dir.create()?;
@@ -166,7 +170,32 @@ pub(super) fn fork_into(
         }
     }
     dir.write_config(&config)?;
+    note_images(entry, api.config().map_err(refused(entry))?, &report)?;
     Ok(report)
+}
+
+/// Enters the images that a forked VM goes on with, of which those are its own that follow its own.
+fn note_images(entry: &mut Entry, config: VmSpec, report: &ForkReport) -> Result<(), CliError> {
+    for forked in &report.drives {
+        if let (Some(below), Some(next)) = (&forked.overlay_of, &forked.origin_path) {
+            notice(&format!(
+                "{} writes its drive {} to {} from now on; {}, which that builds upon, must stay as \
+                 it is",
+                entry.record.name,
+                forked.drive_id,
+                next.display(),
+                below.display()
+            ));
+        }
+    }
+    entry.update(|record| {
+        let is_own = |below: &PathBuf| record.owned.contains(below);
+        let follows = report.drives.iter().filter(|it| it.overlay_of.as_ref().is_some_and(is_own));
+        let next: Vec<_> = follows.filter_map(|forked| forked.origin_path.clone()).collect();
+        record.owned.splice(0..0, next);
+        record.config = config;
+    })?;
+    Ok(())
 }
 
 fn target(entry: &Entry, dir: Option<&Path>) -> SnapshotDir {
