@@ -49,6 +49,7 @@ const STOCK_MODULES: &[&str] = &[
 ];
 
 const TEST_INIT: &str = include_str!("../../tests/guest/init");
+const ANSWER_INIT: &str = include_str!("bench/snapshot/init");
 const SHELL_INIT: &str = include_str!("../../resources/images/debian/shell-init");
 
 /// Makes all artifacts that are missing and returns a directory of links to them:
@@ -90,10 +91,28 @@ fn shell_initramfs() -> Result<PathBuf> {
     Recipe {
         cache_name: "initramfs/debian-shell",
         init: SHELL_INIT,
-        files: &[("/test-init", TEST_INIT)],
+        files: &[("/test-init", TEST_INIT.as_bytes())],
         modules: None,
     }
     .obtain()
+}
+
+/// Makes an initramfs for the lean kernel whose init is `guest-answer`, the static program at `answer`,
+/// and links it as `lean/answer-initrd` in the directory of [`obtain_all`].
+///
+/// # Errors
+///
+/// Fails when it can't be had.
+pub(crate) fn obtain_answer_initramfs(answer: &Path) -> Result<()> {
+    let content = fs::read(answer).with_context(|| format!("cannot read {}", answer.display()))?;
+    let initramfs = Recipe {
+        cache_name: "initramfs/answer",
+        init: ANSWER_INIT,
+        files: &[("/guest-answer", &content)],
+        modules: None,
+    }
+    .obtain()?;
+    link(&initramfs, &dirs::target().join("xtask/artifacts/lean/answer-initrd"))
 }
 
 /// Points the link at `path` to `target`; what it pointed at before stays in the cache.

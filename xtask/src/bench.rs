@@ -4,8 +4,9 @@
 //! says little there. So what is compared is CPU time, with contenders taking turns in one lab.
 //!
 //! The parts: [`contender`] says what boots are compared, [`measure`] runs in the lab and takes
-//! samples, [`io`] has its own guests for disks and network cards, [`cgroup`] and [`smaps`] count
-//! CPU time and memory, [`report`] holds the samples to the bars.
+//! samples, [`io`] has its own guests for disks and network cards, [`snapshot`] for the API, restores
+//! and clones, [`cgroup`] and [`smaps`] count CPU time and memory, [`report`] holds the samples to the
+//! bars.
 
 mod cgroup;
 mod contender;
@@ -13,9 +14,10 @@ mod io;
 mod measure;
 mod report;
 mod smaps;
+mod snapshot;
 
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
@@ -30,6 +32,12 @@ use crate::{artifacts, dirs, process};
 
 /// How long the measurements may take; five runs take about a fifth of this on an idle machine.
 const LAB_LIMIT: Duration = Duration::from_secs(60 * 60);
+
+/// What guests' programs are built for.
+const GUEST_TARGET: &str = "x86_64-unknown-linux-gnu";
+
+/// Room for a hundred clones, and for snapshots in memory.
+const LAB_MEMORY: &str = "6G";
 
 /// The samples' file, in the lab's directory of results.
 const SAMPLES: &str = "samples.json";
@@ -61,6 +69,8 @@ pub(crate) enum What {
     Block,
     /// CPU time per MiB of a network card: iperf3 in the guest.
     Net,
+    /// CPU time of the API, snapshots and restores; memory of clones.
+    Snapshot,
     /// All of it.
     All,
 }
@@ -81,6 +91,10 @@ impl What {
     fn has_net(self) -> bool {
         matches!(self, Self::Net | Self::All)
     }
+
+    fn has_snapshot(self) -> bool {
+        matches!(self, Self::Snapshot | Self::All)
+    }
 }
 
 /// Runs `cargo xtask bench`.
@@ -92,6 +106,9 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     packages::install(packages::ALL, Consent::Ask)?;
     let artifacts = artifacts::obtain_all()?;
     step("Building vmctl and vmm", build)?;
+    if args.what.has_snapshot() {
+        artifacts::obtain_answer_initramfs(&step("Building guest-answer", build_answer)?)?;
+    }
     let results = dirs::target().join("xtask/bench");
     fs::create_dir_all(&results).with_context(|| format!("cannot create {}", results.display()))?;
     step("Measuring in the lab", || measure_in_lab(args, &artifacts, &results))?;
@@ -121,6 +138,7 @@ fn name(what: What) -> &'static str {
         What::Memory => "memory",
         What::Block => "block",
         What::Net => "net",
+        What::Snapshot => "snapshot",
         What::All => "all",
     }
 }
@@ -131,6 +149,21 @@ fn build() -> Result<()> {
             .args(["build", "--release", "--locked", "--package=vmctl", "--package=vmm"])
             .current_dir(dirs::workspace()),
     )
+}
+
+/// Builds what answers in a guest, and returns its path.
+fn build_answer() -> Result<PathBuf> {
+    let flags =
+        format!("CARGO_TARGET_{}_RUSTFLAGS", GUEST_TARGET.replace('-', "_").to_ascii_uppercase());
+    process::run(
+        Command::new("cargo")
+            .args(["build", "--release", "--locked", "--package=guest-answer"])
+            .args(["--target", GUEST_TARGET])
+            // The initramfs has no libraries.
+            .env(flags, "-C target-feature=+crt-static")
+            .current_dir(dirs::workspace()),
+    )?;
+    Ok(dirs::target().join(GUEST_TARGET).join("release/guest-answer"))
 }
 
 /// Runs this program in the lab, with one CPU: instructions are counted on one thread anyway.
@@ -151,6 +184,7 @@ fn measure_in_lab(args: &Args, artifacts: &Path, results: &Path) -> Result<()> {
     let mut spec = Spec::new(command);
     spec.cpus = 1;
     spec.icount = true;
+    spec.memory = LAB_MEMORY.to_owned();
     spec.timeout = Some(LAB_LIMIT);
     spec.results = Some(results.to_owned());
     let console = Console::Streams {

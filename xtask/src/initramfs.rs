@@ -20,7 +20,7 @@ pub(crate) struct Recipe<'a> {
     /// The script that the kernel starts.
     pub(crate) init: &'a str,
     /// More files, by their absolute paths; their directories come with them.
-    pub(crate) files: &'a [(&'a str, &'a str)],
+    pub(crate) files: &'a [(&'a str, &'a [u8])],
     /// The kernel that the modules are of, and their names. What they need comes with them.
     pub(crate) modules: Option<(&'a DebianKernel, &'a [&'a str])>,
 }
@@ -64,7 +64,7 @@ impl Recipe<'_> {
         }
         archive.file("init", 0o755, self.init.as_bytes())?;
         for (path, content) in self.files {
-            archive.file(path.trim_start_matches('/'), 0o755, content.as_bytes())?;
+            archive.file(path.trim_start_matches('/'), 0o755, content)?;
         }
         if let Some((kernel, names)) = self.modules {
             add_modules(&mut archive, &kernel.module_files(names)?)?;

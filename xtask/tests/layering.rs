@@ -16,6 +16,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("xtask", ANY),
     ("integration-tests", ANY),
     ("benches", ANY),
+    ("guest-answer", &[]),
 ];
 
 const ANY: &[&str] = &[

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cgroup::Cgroup;
 use super::contender::{Guest, Program, Stage};
-use super::{What, io, name, smaps};
+use super::{What, io, name, smaps, snapshot};
 use crate::process;
 
 /// What `/init` prints once it runs, and prints nothing like before.
@@ -69,6 +69,8 @@ pub(super) struct Samples {
     pub(super) boots: Vec<Sample>,
     /// Disks and network cards at work.
     pub(super) io: Vec<io::Sample>,
+    /// The API, snapshots and what comes of them.
+    pub(super) snapshots: Vec<snapshot::Sample>,
 }
 
 /// One boot, measured.
@@ -99,6 +101,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
     let samples = Samples {
         boots: boots(args)?,
         io: io::run(args.what, args.runs, &args.programs, &args.artifacts)?,
+        snapshots: snapshot::run(args.what, args.runs, &args.programs, &args.artifacts)?,
     };
     let json = serde_json::to_vec(&samples).context("cannot write the samples")?;
     fs::write(&args.output, json).with_context(|| format!("cannot write {}", args.output.display()))
@@ -185,7 +188,12 @@ fn take_sample(
     })
 }
 
-fn wait_for_mark(child: &mut Child) -> Result<()> {
+/// Reads a machine's console up to the mark.
+///
+/// # Errors
+///
+/// Fails when the console ends before.
+pub(super) fn wait_for_mark(child: &mut Child) -> Result<()> {
     let _ahead = Ahead::of_others()?;
     let output = child.stdout.as_mut().context("the console is piped")?;
     let mut console = Vec::new();

@@ -1,6 +1,7 @@
 //! From samples to a table with the bars that they are held to.
 
 mod io;
+mod snapshot;
 
 use std::fmt;
 
@@ -21,6 +22,7 @@ const VMM_BINARY_MIB: f64 = 4.0;
 pub(super) struct Report {
     rows: Vec<Row>,
     io: Vec<io::Row>,
+    snapshots: Vec<snapshot::Row>,
     bars: Vec<Bar>,
     samples: Samples,
     #[serde(skip)]
@@ -83,7 +85,9 @@ impl Report {
         let io = io::rows(&samples.io);
         let mut bars = bars(what, &rows, vmm_bytes);
         bars.extend(io::bars(&io));
-        Self { rows, io, bars, samples, what }
+        let snapshots = snapshot::rows(&samples.snapshots);
+        bars.extend(snapshot::bars(&snapshots));
+        Self { rows, io, snapshots, bars, samples, what }
     }
 }
 
@@ -155,7 +159,10 @@ impl fmt::Display for Report {
         if !self.io.is_empty() {
             io::write(&self.io, f)?;
         }
-        writeln!(f, "{:<53} {:>9} {:>9}", "Bar", "measured", "at most")?;
+        if !self.snapshots.is_empty() {
+            snapshot::write(&self.snapshots, f)?;
+        }
+        writeln!(f, "{:<58} {:>9} {:>9}", "Bar", "measured", "at most")?;
         for bar in &self.bars {
             let Bar { name, unit, measured, at_most } = bar;
             let verdict = if measured <= at_most {
@@ -163,7 +170,7 @@ impl fmt::Display for Report {
             } else {
                 format!("missed by {:.0} %", (measured / at_most - 1.0) * 100.0)
             };
-            let line = format!("{name:<53} {measured:>9.2} {at_most:>9.2} {unit:<3}");
+            let line = format!("{name:<58} {measured:>9.2} {at_most:>9.2} {unit:<3}");
             writeln!(f, "{line}  {verdict}")?;
         }
         Ok(())
@@ -262,7 +269,7 @@ mod tests {
             sample(Guest::Stock, Program::Vmctl, 700_000),
             sample(Guest::Stock, Program::Qemu, 1_900_000),
         ];
-        let samples = Samples { boots: samples, io: Vec::new() };
+        let samples = Samples { boots: samples, io: Vec::new(), snapshots: Vec::new() };
         let report = Report::new(What::All, samples, 1 << 20);
         let ratios: Vec<Option<f64>> = report.rows.iter().map(|row| row.cpu_of_qemu).collect();
         assert_eq!(ratios, [Some(0.5), Some(1.0), Some(0.4), Some(1.0)]);
@@ -277,7 +284,7 @@ mod tests {
     #[test]
     fn what_was_not_measured_has_no_bar() {
         let samples = vec![sample(Guest::Lean, Program::Vmm, 1)];
-        let samples = Samples { boots: samples, io: Vec::new() };
+        let samples = Samples { boots: samples, io: Vec::new(), snapshots: Vec::new() };
         let report = Report::new(What::Memory, samples, 1 << 20);
         assert_eq!(report.bars.len(), 2);
         assert!(report.rows[0].own_memory_of_qemu.is_none());

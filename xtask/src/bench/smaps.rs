@@ -25,6 +25,34 @@ pub(super) fn own_pss_kib(process: u32, guest_bytes: u64) -> Result<u64> {
     Ok(without_guest(&mappings, guest_bytes))
 }
 
+/// What a process has in memory.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Sums {
+    /// The proportional set size in KiB.
+    pub(super) pss_kib: u64,
+    /// What no other process maps and no file has, in KiB.
+    pub(super) unshared_kib: u64,
+}
+
+/// Returns what a process has in memory, guest memory included.
+///
+/// # Errors
+///
+/// Fails when the process is gone or not ours to look at.
+pub(super) fn sums(process: u32) -> Result<Sums> {
+    let path = format!("/proc/{process}/smaps_rollup");
+    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
+    parse_rollup(&text).with_context(|| format!("{path} has an unknown format"))
+}
+
+fn parse_rollup(rollup: &str) -> Option<Sums> {
+    let value = |name: &str| -> Option<u64> {
+        let line = rollup.lines().find_map(|line| line.strip_prefix(name))?;
+        line.trim().strip_suffix(" kB")?.parse().ok()
+    };
+    Some(Sums { pss_kib: value("Pss:")?, unshared_kib: value("Private_Dirty:")? })
+}
+
 fn without_guest(mappings: &[Mapping], guest_bytes: u64) -> u64 {
     let total: u64 = mappings.iter().map(|mapping| mapping.pss_kib).sum();
     let guest = mappings
@@ -77,5 +105,13 @@ Pss:                   7 kB
     #[test]
     fn a_process_without_guest_memory_counts_whole() {
         assert_eq!(without_guest(&parse(SMAPS).unwrap(), 1 << 40), 40057);
+    }
+
+    #[test]
+    fn sums_are_found_in_a_rollup() {
+        let text = "5000-7fff ---p 00000000 00:00 0 [rollup]\nRss: 9 kB\nPss:    7 kB\n\
+                    Pss_Dirty: 5 kB\nPrivate_Clean: 2 kB\nPrivate_Dirty:  4 kB\n";
+        assert_eq!(parse_rollup(text), Some(Sums { pss_kib: 7, unshared_kib: 4 }));
+        assert_eq!(parse_rollup("Pss: 7 kB\n"), None);
     }
 }

@@ -110,7 +110,7 @@ impl Spec {
         let initramfs = Recipe {
             cache_name: "lab/initramfs",
             init: include_str!("init"),
-            files: &[("/stage2", include_str!("stage2"))],
+            files: &[("/stage2", include_bytes!("stage2"))],
             modules: Some((&kernel, MODULES)),
         }
         .obtain()?;
