@@ -25,9 +25,16 @@ fn limit_drive(guest: &mut ApiGuest, ops: TokenBucket) -> Result<()> {
 
 /// Returns how long the guest takes for so many requests to its drive.
 fn time_reads(guest: &mut ApiGuest, count: u64) -> Result<Duration> {
+    let requests = "awk '{ print $1 }' /sys/block/vda/stat";
+    let before: u64 = guest.run(requests)?.parse()?;
+    // Without read-ahead each page is a request.
+    guest.run("echo 0 >/sys/block/vda/queue/read_ahead_kb; echo 3 >/proc/sys/vm/drop_caches")?;
     let since = Instant::now();
-    guest.run(&format!("dd if=/dev/vda of=/dev/null bs=512 count={count} iflag=direct 2>&1"))?;
-    Ok(since.elapsed())
+    guest.run(&format!("dd if=/dev/vda of=/dev/null bs=4096 count={count} 2>&1"))?;
+    let took = since.elapsed();
+    let after: u64 = guest.run(requests)?.parse()?;
+    ensure!(after - before >= count, "{} requests instead of {count}", after - before);
+    Ok(took)
 }
 
 #[test]

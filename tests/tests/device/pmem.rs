@@ -23,7 +23,10 @@ fn pmem(place: &Place, id: &str, mib: u64) -> Result<PmemSpec> {
 
 /// Requires the guest to have the file as it is, under that name.
 fn expect_same(guest: &mut ApiGuest, name: &str, spec: &PmemSpec) -> Result<()> {
-    guest.run(&format!("until [ -b /dev/{name} ]; do sleep 0.1; done"))?;
+    guest.run(&format!(
+        "for i in $(seq 300); do [ -b /dev/{name} ] && break; sleep 0.1; done; \
+         [ -b /dev/{name} ] || {{ dmesg | tail -n 40; false; }}"
+    ))?;
     let sectors: u64 = guest.run(&format!("cat /sys/block/{name}/size"))?.parse()?;
     let bytes = spec.path_on_host.metadata()?.len();
     ensure!(sectors * 512 == bytes, "{sectors} sectors of {bytes} bytes");
