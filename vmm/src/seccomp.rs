@@ -12,9 +12,10 @@ use sys::thread_start::{self, Role};
 
 include!(concat!(env!("OUT_DIR"), "/seccomp_filters.rs"));
 
-/// How many areas threads share for their allocations, so that glibc needn't ask for the number of
-/// processors: no worker's policy allows that. Workers rarely allocate once they are set up.
-const HEAP_ARENAS: u8 = 8;
+/// How many areas threads share for their allocations. With one, glibc neither asks for the number of
+/// processors nor opens `/proc/sys/vm/overcommit_memory` when a second one shrinks: no worker's
+/// policy allows either. Workers rarely allocate once they are set up.
+const HEAP_ARENAS: u8 = 1;
 
 /// Stands for what happened, while the lines around it are made.
 const WHAT: &str = "\u{1}";

@@ -68,11 +68,41 @@ fn problem(error: impl std::error::Error) -> anyhow::Error {
     anyhow!("fctools: {error}")
 }
 
-fn configuration(resources: &mut Resources, directory: &Path) -> Result<VmConfigurationData> {
+/// Describes a VM with all that the SDK knows, unless it's for a configuration file: in one, the SDK
+/// gives some keys names that Firecracker doesn't have.
+fn configuration(
+    resources: &mut Resources,
+    directory: &Path,
+    by: &InitMethod,
+) -> Result<VmConfigurationData> {
+    let mut data = plain_configuration(resources, directory)?;
+    if *by != InitMethod::ViaApiCalls {
+        return Ok(data);
+    }
     let log = directory.join("vmm.log");
     let log = resources
         .create_resource(log, ResourceType::Created(CreatedResourceType::File))
         .map_err(problem)?;
+    data.balloon_device = Some(BalloonDevice {
+        amount_mib: 0,
+        deflate_on_oom: true,
+        stats_polling_interval_s: Some(1),
+    });
+    data.vsock_device =
+        Some(VsockDevice { guest_cid: 3, uds: produced(resources, directory.join("v.sock"))? });
+    data.logger_system = Some(LoggerSystem {
+        logs: Some(log),
+        level: Some(VmmLogLevel::Debug),
+        show_level: Some(true),
+        show_log_origin: Some(true),
+        module: None,
+    });
+    data.entropy_device = Some(EntropyDevice { rate_limiter: None });
+    Ok(data)
+}
+
+/// Describes a VM with a drive and nothing else.
+fn plain_configuration(resources: &mut Resources, directory: &Path) -> Result<VmConfigurationData> {
     Ok(VmConfigurationData {
         boot_source: BootSource {
             kernel_image: existing(resources, artifacts::lean_kernel())?,
@@ -99,37 +129,19 @@ fn configuration(resources: &mut Resources, directory: &Path) -> Result<VmConfig
         },
         cpu_template: None,
         network_interfaces: Vec::new(),
-        balloon_device: Some(BalloonDevice {
-            amount_mib: 0,
-            deflate_on_oom: true,
-            stats_polling_interval_s: Some(1),
-        }),
-        vsock_device: Some(VsockDevice {
-            guest_cid: 3,
-            uds: produced(resources, directory.join("v.sock"))?,
-        }),
-        logger_system: Some(LoggerSystem {
-            logs: Some(log),
-            level: Some(VmmLogLevel::Debug),
-            show_level: Some(true),
-            show_log_origin: Some(true),
-            module: None,
-        }),
+        balloon_device: None,
+        vsock_device: None,
+        logger_system: None,
         metrics_system: None,
         mmds_configuration: None,
-        entropy_device: Some(EntropyDevice { rate_limiter: None }),
+        entropy_device: None,
     })
 }
 
 /// Boots by requests, or by a configuration file that the SDK writes.
 async fn boot(directory: &Path, by: InitMethod) -> Result<SdkVm> {
     let mut resources = resources();
-    let mut data = configuration(&mut resources, directory)?;
-    if by != InitMethod::ViaApiCalls {
-        // The SDK gives these keys names in the file that Firecracker doesn't have.
-        (data.balloon_device, data.vsock_device) = (None, None);
-        (data.logger_system, data.entropy_device) = (None, None);
-    }
+    let data = configuration(&mut resources, directory, &by)?;
     // It has one VMM and none of the other programs, which nothing here asks for.
     let installation = VmmInstallation::new::<PathBuf>(
         artifacts::vmm(),
