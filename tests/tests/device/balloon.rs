@@ -93,8 +93,8 @@ fn statistics_come_and_inflating_and_hinting_give_memory_to_the_host() -> Result
     ensure!(left + FILLED_MIB - 16 <= before, "from {before} to {left} MiB free");
     expect_fallen(&guest, filled)?;
     inflate(&mut guest, 0)?;
-    let again = free_mib(&mut guest)?;
-    ensure!(again + 16 >= before, "from {before} to {again} MiB free");
+    // Its kernel keeps some of what it gets back on lists of its own.
+    eventually("memory comes back", || Ok(free_mib(&mut guest)? + 32 >= before))?;
     guest.power_off()
 }
 

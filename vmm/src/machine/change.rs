@@ -130,7 +130,7 @@ impl Machine {
         if self.devices.handle(&key).is_some() {
             return Err(ApiError::bad_request(format!(
                 "this VM has a {} of the identifier {:?} already",
-                key.kind(),
+                noun(&key),
                 key.name()
             )));
         }
@@ -157,7 +157,7 @@ impl Machine {
 
     fn unplug(&mut self, key: &DeviceKey) -> Result<(), ApiError> {
         if self.devices.handle(key).is_none() {
-            return Err(no_such(key.kind(), key.name()));
+            return Err(no_such(noun(key), key.name()));
         }
         if self.devices.request_unplug(key) {
             return Ok(());
@@ -190,6 +190,15 @@ fn reload(control: &VhostUserControl, patch: &PatchDrive) -> Result<(), ApiError
         ));
     }
     control.reload().map(drop).map_err(|error| ApiError::from_chain(&error))
+}
+
+/// Returns what a client calls a device of this kind.
+fn noun(key: &DeviceKey) -> &'static str {
+    match key {
+        DeviceKey::Block(_) => "drive",
+        DeviceKey::Net(_) => "network interface",
+        other => other.kind(),
+    }
 }
 
 fn no_such(kind: &str, id: &str) -> ApiError {
