@@ -7,7 +7,7 @@ mod outputs;
 
 use std::path::PathBuf;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, de};
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
@@ -267,15 +267,36 @@ pub struct RateLimiter {
 #[serde(deny_unknown_fields)]
 pub struct TokenBucket {
     /// How many tokens it holds.
+    #[serde(deserialize_with = "amount")]
     #[schema(maximum = 9_223_372_036_854_775_807_u64)]
     pub size: u64,
     /// Tokens that are there at the start on top of a full bucket, and never come back.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(
+        default,
+        skip_serializing_if = "Option::is_none",
+        deserialize_with = "optional_amount"
+    )]
     #[schema(maximum = 9_223_372_036_854_775_807_u64)]
     pub one_time_burst: Option<u64>,
     /// How long an empty bucket takes to fill, in milliseconds.
+    #[serde(deserialize_with = "amount")]
     #[schema(maximum = 9_223_372_036_854_775_807_u64)]
     pub refill_time: u64,
+}
+
+/// Reads a number that fits in 63 bits: what many clients can represent at all.
+fn amount<'de, D: Deserializer<'de>>(deserializer: D) -> Result<u64, D::Error> {
+    optional_amount(deserializer)?.ok_or_else(|| de::Error::custom("expected a number"))
+}
+
+fn optional_amount<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<u64>, D::Error> {
+    let value = Option::<u64>::deserialize(deserializer)?;
+    match value.filter(|value| i64::try_from(*value).is_err()) {
+        None => Ok(value),
+        Some(large) => {
+            Err(de::Error::custom(format_args!("{large} is too large: at most {}", i64::MAX)))
+        }
+    }
 }
 
 impl RateLimiter {
