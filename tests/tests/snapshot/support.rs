@@ -3,6 +3,7 @@
 use std::fs::File;
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
 use api::action::VmmAction;
@@ -12,6 +13,7 @@ use api::v1::{
     BalloonUpdate, CreateSnapshotParams, LoadSnapshotParams, MemoryBackend, MemoryBackendType,
     SnapshotType, VsockOverride,
 };
+use integration_tests::PATIENCE;
 use integration_tests::api_vm::ApiVm;
 use integration_tests::guest::Guest;
 use integration_tests::transfer::random_bytes;
@@ -224,14 +226,15 @@ impl Devices for ApiGuest {
         ensure!(self.run("head -c 64 /dev/hwrng | wc -c")? == "64", "the source of randomness");
         for amount_mib in [32, 0] {
             self.vm.api.act(&VmmAction::UpdateBalloon(BalloonUpdate { amount_mib }))?;
-            let mib = "awk '/MemTotal/ { print int($2 / 1024) }' /proc/meminfo";
-            let reached = if amount_mib == 0 { "-ge" } else { "-le" };
-            self.run(&format!(
-                "[ -s /tmp/total ] || {mib} >/tmp/total; \
-                 until [ $({mib}) {reached} $(($(cat /tmp/total) - {amount_mib})) ]; do \
-                 sleep 0.1; done"
-            ))
-            .with_context(|| format!("the balloon of {amount_mib} MiB"))?;
+            // What the guest says that it has handed over, in pages of 4 KiB.
+            let wanted = format!("}} {}", amount_mib * 256);
+            let deadline = Instant::now() + PATIENCE;
+            while !self.vm.api.metrics()?.lines().any(|line| {
+                line.starts_with("vmctl_balloon_actual_pages") && line.ends_with(&wanted)
+            }) {
+                ensure!(Instant::now() < deadline, "the balloon of {amount_mib} MiB");
+                std::thread::sleep(Duration::from_millis(100));
+            }
         }
         Ok(())
     }
