@@ -5,14 +5,20 @@ use std::process::Command;
 
 /// What each crate may use. A crate that isn't listed may not exist.
 const MAY_USE: &[(&str, &[&str])] = &[
+    ("agent-proto", &[]),
+    ("agent", &["agent-proto"]),
     ("api", &[]),
+    ("erofs", &[]),
+    ("image", &["erofs"]),
+    ("network", &["sys"]),
+    ("runtime", &["agent-proto", "api", "image", "network"]),
     ("sys", &[]),
     ("arch", &[]),
     ("arch-x86_64", &["arch"]),
     ("devices", &["sys"]),
     ("snapshot", &["sys"]),
     ("vmm", &["api", "sys", "arch", "arch-x86_64", "devices", "snapshot"]),
-    ("vmctl", &["api", "snapshot"]),
+    ("vmctl", &["api", "image", "network", "runtime", "snapshot"]),
     ("xtask", ANY),
     ("integration-tests", ANY),
     ("benches", ANY),
@@ -20,7 +26,12 @@ const MAY_USE: &[(&str, &[&str])] = &[
 ];
 
 const ANY: &[&str] = &[
+    "agent-proto",
     "api",
+    "erofs",
+    "image",
+    "network",
+    "runtime",
     "sys",
     "arch",
     "arch-x86_64",

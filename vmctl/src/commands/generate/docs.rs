@@ -109,6 +109,9 @@ fn no_help_breaks_a_line_where_none_was_written() {
                 directories.push(path);
                 continue;
             }
+            if path.extension() != Some("rs".as_ref()) {
+                continue;
+            }
             let text = fs::read_to_string(&path).unwrap();
             let mut docs = text.lines().filter(|line| line.trim_start().starts_with("///"));
             let place = path.display();

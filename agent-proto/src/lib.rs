@@ -1,0 +1,1 @@
+//! Messages between the host and the agent in a container's virtual machine.

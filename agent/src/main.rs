@@ -1,0 +1,3 @@
+//! The first process of a container's virtual machine.
+
+fn main() {}

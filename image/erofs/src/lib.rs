@@ -1,0 +1,1 @@
+//! EROFS file systems made from container images' layers.

@@ -1,0 +1,1 @@
+//! Container images: references, registries, the store, root file systems, builds.

@@ -1,0 +1,1 @@
+//! Containers' networks on the host: bridges, addresses, published ports, names.

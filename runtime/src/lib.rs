@@ -1,0 +1,1 @@
+//! Containers as virtual machines: their life, state on disk, logs and processes.
