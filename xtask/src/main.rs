@@ -7,6 +7,7 @@ mod cpio;
 mod debian_kernel;
 mod demo;
 mod dirs;
+mod images;
 mod initramfs;
 mod kernel;
 mod lab;
@@ -42,6 +43,8 @@ enum Task {
     Test(testing::Args),
     /// Make what guests are booted from (kernels, initramfs images, disk) and print its directory.
     Artifacts,
+    /// Build the container images of the tests and the demo, and print or serve their registry.
+    Images(images::Args),
     /// Measure boots, memory, disks and networks in the lab, beside QEMU's microvm.
     Bench(bench::Args),
     /// The part of the measurements that runs in the lab.
@@ -70,6 +73,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
             kernel::run(&args)?;
         }
         Task::Test(args) => return testing::run(&args),
+        Task::Images(args) => images::run(&args)?,
         Task::Bench(args) => bench::run(&args)?,
         Task::BenchRun(args) => bench::run_inside(&args)?,
         Task::Artifacts => {

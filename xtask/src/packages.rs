@@ -22,11 +22,13 @@ pub(crate) enum Purpose {
     Demo,
     /// The tests that boot guests.
     Tests,
+    /// The container images of the tests and the demo, and their registry.
+    Images,
 }
 
 /// All purposes.
 pub(crate) const ALL: &[Purpose] =
-    &[Purpose::Lab, Purpose::Kernel, Purpose::Disk, Purpose::Demo, Purpose::Tests];
+    &[Purpose::Lab, Purpose::Kernel, Purpose::Disk, Purpose::Demo, Purpose::Tests, Purpose::Images];
 
 /// The name of a Debian package and the reason that we install it for.
 type Package = (&'static str, &'static str);
@@ -49,7 +51,14 @@ const DEMO: &[Package] = &[
 ];
 
 const TESTS: &[Package] = &[
+    ("apache2-utils", "makes the passwords of a registry under test"),
     ("busybox-static", "the tools in the test guests' initramfs"),
+    ("curl", "asks the API and published ports"),
+    ("docker-registry", "is pulled from and pushed to"),
+    ("erofs-utils", "checks the file systems that we write"),
+    ("nftables", "publishes containers' ports"),
+    ("passt", "connects containers without root"),
+    ("skopeo", "reads and writes what we push and pull"),
     ("kmod", "indexes the modules of Debian's cloud kernels"),
     ("xz-utils", "unpacks the modules of Debian's cloud kernels"),
     ("e2fsprogs", "makes file systems on the disks under test"),
@@ -57,6 +66,13 @@ const TESTS: &[Package] = &[
     ("iproute2", "makes TAP devices and network namespaces"),
     ("iputils-ping", "tests the network"),
     ("qemu-utils", "makes qcow2 images that other software wrote"),
+];
+
+const IMAGES: &[Package] = &[
+    ("busybox-static", "is the busybox image"),
+    ("docker-registry", "serves container images"),
+    ("mmdebstrap", "builds the images' root file systems"),
+    ("skopeo", "copies images into the registry"),
 ];
 
 impl Purpose {
@@ -67,6 +83,7 @@ impl Purpose {
             Self::Disk => DISK,
             Self::Demo => DEMO,
             Self::Tests => TESTS,
+            Self::Images => IMAGES,
         }
     }
 }
