@@ -4,14 +4,13 @@
 mod disk;
 
 use std::fs;
-use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
 use crate::debian_kernel::{DebianKernel, Source};
 use crate::initramfs::Recipe;
-use crate::{dirs, kernel};
+use crate::{dirs, images, kernel};
 
 pub(crate) use self::disk::debian_disk;
 
@@ -59,6 +58,7 @@ const SHELL_INIT: &str = include_str!("../../resources/images/debian/shell-init"
 ///   same with their virtio modules
 /// - `debian/root.img`, `debian/shell-initrd`: an ext4 disk with systemd; an initramfs for the
 ///   lean kernel that starts the tests' init on it, with a writable layer above
+/// - `registry`: the storage of a container registry, to be served or copied, not written to
 ///
 /// # Errors
 ///
@@ -67,13 +67,14 @@ pub(crate) fn obtain_all() -> Result<PathBuf> {
     let dir = dirs::target().join("xtask/artifacts");
     for (name, source) in STOCK_KERNELS {
         let kernel = DebianKernel::obtain(source)?;
-        link(&kernel.image(), &dir.join(name).join("vmlinuz"))?;
-        link(&test_initramfs(Some(&kernel))?, &dir.join(name).join("initrd"))?;
+        dirs::link(&kernel.image(), &dir.join(name).join("vmlinuz"))?;
+        dirs::link(&test_initramfs(Some(&kernel))?, &dir.join(name).join("initrd"))?;
     }
-    link(&debian_disk()?, &dir.join("debian/root.img"))?;
-    link(&shell_initramfs()?, &dir.join("debian/shell-initrd"))?;
-    link(&kernel::ensure()?, &dir.join("lean/vmlinux"))?;
-    link(&test_initramfs(None)?, &dir.join("lean/initrd"))?;
+    dirs::link(&debian_disk()?, &dir.join("debian/root.img"))?;
+    dirs::link(&shell_initramfs()?, &dir.join("debian/shell-initrd"))?;
+    dirs::link(&kernel::ensure()?, &dir.join("lean/vmlinux"))?;
+    dirs::link(&test_initramfs(None)?, &dir.join("lean/initrd"))?;
+    dirs::link(&images::obtain()?, &dir.join("registry"))?;
     Ok(dir)
 }
 
@@ -112,19 +113,5 @@ pub(crate) fn obtain_answer_initramfs(answer: &Path) -> Result<()> {
         modules: None,
     }
     .obtain()?;
-    link(&initramfs, &dirs::target().join("xtask/artifacts/lean/answer-initrd"))
-}
-
-/// Points the link at `path` to `target`; what it pointed at before stays in the cache.
-fn link(target: &Path, path: &Path) -> Result<()> {
-    if fs::read_link(path).is_ok_and(|current| current == target) {
-        return Ok(());
-    }
-    let dir = path.parent().context("an artifact is in a directory")?;
-    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
-    // By a rename, so that a test that runs at the same time always finds one or the other.
-    let temporary = path.with_added_extension(format!("{}", std::process::id()));
-    symlink(target, &temporary)
-        .and_then(|()| fs::rename(&temporary, path))
-        .with_context(|| format!("cannot create {}", path.display()))
+    dirs::link(&initramfs, &dirs::target().join("xtask/artifacts/lean/answer-initrd"))
 }

@@ -17,8 +17,7 @@ mod smaps;
 mod snapshot;
 
 use std::fs;
-use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -28,13 +27,10 @@ use self::report::Report;
 use crate::lab::{self, Console, Outcome, Spec};
 use crate::packages::{self, Consent};
 use crate::progress::step;
-use crate::{artifacts, dirs, process};
+use crate::{artifacts, dirs, guest};
 
 /// How long the measurements may take; five runs take about a fifth of this on an idle machine.
 const LAB_LIMIT: Duration = Duration::from_secs(60 * 60);
-
-/// What guests' programs are built for.
-const GUEST_TARGET: &str = "x86_64-unknown-linux-gnu";
 
 /// Room for a hundred clones, and for snapshots in memory.
 const LAB_MEMORY: &str = "6G";
@@ -105,9 +101,11 @@ impl What {
 pub(crate) fn run(args: &Args) -> Result<()> {
     packages::install(packages::ALL, Consent::Ask)?;
     let artifacts = artifacts::obtain_all()?;
-    step("Building vmctl and vmm", build)?;
+    guest::install()?;
     if args.what.has_snapshot() {
-        artifacts::obtain_answer_initramfs(&step("Building guest-answer", build_answer)?)?;
+        artifacts::obtain_answer_initramfs(&step("Building guest-answer", || {
+            guest::build("guest-answer")
+        })?)?;
     }
     let results = dirs::target().join("xtask/bench");
     fs::create_dir_all(&results).with_context(|| format!("cannot create {}", results.display()))?;
@@ -141,29 +139,6 @@ fn name(what: What) -> &'static str {
         What::Snapshot => "snapshot",
         What::All => "all",
     }
-}
-
-fn build() -> Result<()> {
-    process::run(
-        Command::new("cargo")
-            .args(["build", "--release", "--locked", "--package=vmctl", "--package=vmm"])
-            .current_dir(dirs::workspace()),
-    )
-}
-
-/// Builds what answers in a guest, and returns its path.
-fn build_answer() -> Result<PathBuf> {
-    let flags =
-        format!("CARGO_TARGET_{}_RUSTFLAGS", GUEST_TARGET.replace('-', "_").to_ascii_uppercase());
-    process::run(
-        Command::new("cargo")
-            .args(["build", "--release", "--locked", "--package=guest-answer"])
-            .args(["--target", GUEST_TARGET])
-            // The initramfs has no libraries.
-            .env(flags, "-C target-feature=+crt-static")
-            .current_dir(dirs::workspace()),
-    )?;
-    Ok(dirs::target().join(GUEST_TARGET).join("release/guest-answer"))
 }
 
 /// Runs this program in the lab, with one CPU: instructions are counted on one thread anyway.

@@ -6,7 +6,7 @@ mod timeline;
 use std::env;
 use std::io;
 use std::path::{Path, PathBuf};
-use std::process::{Command, ExitCode};
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
@@ -15,8 +15,7 @@ pub(crate) use self::boot::{Args as BootArgs, run as run_boot};
 use crate::lab::{Console, Outcome, Spec};
 use crate::packages::{self, Consent, Purpose};
 use crate::probe::{self, Place};
-use crate::progress::step;
-use crate::{artifacts, dirs, kernel, process};
+use crate::{artifacts, dirs, guest, kernel};
 
 /// How long the boot may take in the lab; it takes about a tenth of this on an idle machine.
 const LAB_LIMIT: Duration = Duration::from_secs(10 * 60);
@@ -49,7 +48,7 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     eprintln!("Guest kernel: {}", kernel.display());
     let disk = artifacts::debian_disk()?;
     eprintln!("Debian root disk: {}", disk.display());
-    step("Building vmctl and vmm", build)?;
+    guest::install()?;
 
     let vmctl = dirs::target().join("release/vmctl");
     let boot = BootArgs { vmctl, kernel, disk };
@@ -68,14 +67,6 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
         by_hand(&boot, &place)
     );
     Ok(ExitCode::SUCCESS)
-}
-
-fn build() -> Result<()> {
-    process::run(
-        Command::new("cargo")
-            .args(["build", "--release", "--locked", "--package=vmctl", "--package=vmm"])
-            .current_dir(dirs::workspace()),
-    )
 }
 
 /// Runs this program in the lab: what measures must use the same clock as what is measured.

@@ -1,7 +1,8 @@
 //! Where things are: the checkout, Cargo's target directory, the cache.
 
-use std::env;
+use std::os::unix::fs::symlink;
 use std::path::{Path, PathBuf};
+use std::{env, fs};
 
 use anyhow::{Context, Result};
 
@@ -31,4 +32,22 @@ pub(crate) fn cache() -> Result<PathBuf> {
     }
     let home = env::var_os("HOME").context("neither XDG_CACHE_HOME nor HOME is set")?;
     Ok(PathBuf::from(home).join(".cache/vmctl"))
+}
+
+/// Points the link at `path` to `target`; what it pointed at before stays.
+///
+/// # Errors
+///
+/// Fails when the link can't be made.
+pub(crate) fn link(target: &Path, path: &Path) -> Result<()> {
+    if fs::read_link(path).is_ok_and(|current| current == target) {
+        return Ok(());
+    }
+    let dir = path.parent().context("a link is in a directory")?;
+    fs::create_dir_all(dir).with_context(|| format!("cannot create {}", dir.display()))?;
+    // By a rename, so that a program that looks at the same time always finds one or the other.
+    let temporary = path.with_added_extension(format!("{}", std::process::id()));
+    symlink(target, &temporary)
+        .and_then(|()| fs::rename(&temporary, path))
+        .with_context(|| format!("cannot create {}", path.display()))
 }

@@ -7,6 +7,7 @@ mod cpio;
 mod debian_kernel;
 mod demo;
 mod dirs;
+mod guest;
 mod images;
 mod initramfs;
 mod kernel;

@@ -17,7 +17,7 @@ use std::thread;
 use anyhow::{Context, Result};
 
 use self::libtest::{Results, Sink};
-use crate::packages::{self, Consent};
+use crate::packages::{self, Consent, Purpose};
 use crate::progress::step;
 use crate::{artifacts, dirs, process};
 
@@ -66,12 +66,13 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     fs::create_dir_all(&logs).with_context(|| format!("cannot create {}", logs.display()))?;
     let mut results = Results::default();
 
+    let purposes = if args.unit { &[Purpose::Tests] } else { packages::ALL };
+    packages::install(purposes, Consent::Ask)?;
     let only_some_suites = !args.suites.is_empty() || args.filter.is_some();
     if !only_some_suites {
         check_sources(&logs, &mut results)?;
     }
     if !args.unit {
-        packages::install(packages::ALL, Consent::Ask)?;
         let artifacts = artifacts::obtain_all()?;
         // They run now, as root.
         results.skipped.retain(|(_, reason)| !reason.starts_with(NEEDS_ROOT));

@@ -8,7 +8,7 @@ use serde_json::Value;
 
 use super::SUITES_CRATE;
 use crate::progress::step;
-use crate::{dirs, process};
+use crate::{dirs, guest, process};
 
 /// The crate among whose unit tests some need root.
 const ROOT_TESTS_CRATE: &str = "sys";
@@ -32,13 +32,7 @@ pub(super) struct Program {
 ///
 /// Fails when one of them can't be built.
 pub(super) fn build() -> Result<Vec<Program>> {
-    step("Building vmctl and vmm", || {
-        process::run(
-            Command::new("cargo")
-                .args(["build", "--release", "--locked", "--package=vmctl", "--package=vmm"])
-                .current_dir(dirs::workspace()),
-        )
-    })?;
+    guest::install()?;
     let messages = step("Building the suites", || {
         process::capture(
             Command::new("cargo")
