@@ -4,6 +4,7 @@ mod cli;
 mod clock;
 mod commands;
 mod errors;
+mod format;
 mod kernel_cache;
 mod options;
 mod output;

@@ -143,12 +143,13 @@ impl VmRecord {
     }
 }
 
-/// The images of all drives, and those that they build upon.
+/// The images of all drives, those that they build upon, and the files that follow them.
 pub(crate) fn images(config: &VmSpec) -> Vec<PathBuf> {
     let drives = config.drives.iter();
     let of_drive = |drive: &api::config::DriveSpec| {
         let below = drive.backing.iter().map(|file| file.path_on_host.clone());
-        drive.path_on_host.clone().into_iter().chain(below).collect::<Vec<_>>()
+        let following = drive.concat.iter().cloned();
+        drive.path_on_host.clone().into_iter().chain(below).chain(following).collect::<Vec<_>>()
     };
     drives.flat_map(of_drive).collect()
 }

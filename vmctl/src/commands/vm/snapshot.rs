@@ -4,7 +4,7 @@ use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use api::config::{DiskFormat, VmSpec};
+use api::config::{DriveSpec, VmSpec};
 use api::ext::{ForkDrive, ForkParams, ForkReport};
 use api::v1::{CreateSnapshotParams, SnapshotType};
 use clap::Args;
@@ -151,27 +151,31 @@ pub(super) fn fork_into(entry: &mut Entry, dir: &SnapshotDir) -> Result<ForkRepo
     is_paused(entry)?;
     let mut api = connect(entry)?;
     dir.create()?;
-    let mut config = api.config().map_err(refused(entry))?;
-    let mut drives = Vec::new();
-    for drive in config.drives.iter_mut().filter(|drive| drive.is_read_only != Some(true)) {
+    let before = api.config().map_err(refused(entry))?;
+    let writable = before.drives.iter().filter(|drive| drive.is_read_only != Some(true));
+    let target = |drive: &DriveSpec| {
         let path_on_host = dir.disk(&drive.drive_id);
-        drives.push(ForkDrive {
-            drive_id: drive.drive_id.clone(),
-            path_on_host: path_on_host.clone(),
-        });
-        drive.path_on_host = Some(path_on_host);
-    }
+        ForkDrive { drive_id: drive.drive_id.clone(), path_on_host }
+    };
+    let drives = writable.map(target).collect();
     let params = ForkParams { snapshot_path: dir.state(), mem_file_path: dir.memory(), drives };
     let report = api.fork(&params).map_err(refused(entry))?;
-    for forked in report.drives.iter().filter(|forked| forked.overlay_of.is_some()) {
+    let config = api.config().map_err(refused(entry))?;
+    dir.write_config(&of_fork(config.clone(), &report))?;
+    note_images(entry, config, &report)?;
+    Ok(report)
+}
+
+/// Makes a fork's configuration of that which its origin goes on with: their images have the same
+/// format, and build upon the same ones.
+fn of_fork(mut config: VmSpec, report: &ForkReport) -> VmSpec {
+    for forked in &report.drives {
         let drive = config.drives.iter_mut().find(|drive| drive.drive_id == forked.drive_id);
         if let Some(drive) = drive {
-            drive.format = Some(DiskFormat::Qcow2);
+            drive.path_on_host = Some(forked.path_on_host.clone());
         }
     }
-    dir.write_config(&config)?;
-    note_images(entry, api.config().map_err(refused(entry))?, &report)?;
-    Ok(report)
+    config
 }
 
 /// Enters the images that a forked VM goes on with, of which those are its own that follow its own.
