@@ -1,7 +1,7 @@
 //! The configuration of a VM: [`VmSpec`] as it's written, [`VmConfig`] once it's checked.
 //!
 //! The format is that of Firecracker's `--config-file`, so that its users' files work, with
-//! additions of our own (a drive's `format`, `serial` and `num_queues`, an interface's
+//! additions of our own (a drive's `format`, `concat`, `serial` and `num_queues`, an interface's
 //! `num_queue_pairs`, the machine's `transport`, `console`). A key that nobody knows is refused;
 //! the two of Firecracker's that aren't honoured, the machine's `smt` and `cpu_template`, are
 //! accepted at their default values only.
@@ -51,6 +51,9 @@ pub const MAX_QUEUES: u16 = 16;
 
 /// The most images that a drive's image may build upon.
 pub const MAX_BACKING_FILES: usize = 32;
+
+/// The most files that may follow a drive's first one.
+pub const MAX_CONCAT_FILES: usize = 256;
 
 /// The longest serial number of a drive in bytes (VIRTIO 1.3 §5.2.6, `VIRTIO_BLK_T_GET_ID`).
 pub const MAX_SERIAL_BYTES: usize = 20;

@@ -252,7 +252,7 @@ fn refine(document: &mut Value) {
                   "properties": {
                       "socket": given, "path_on_host": absent, "is_read_only": absent,
                       "io_engine": absent, "rate_limiter": absent, "format": absent,
-                      "backing": absent, "serial": absent,
+                      "backing": absent, "concat": absent, "serial": absent,
                   } },
             ]),
         ),

@@ -1,7 +1,7 @@
-//! An io_uring over one file and guest memory.
+//! An io_uring over files and guest memory.
 //!
 //! The kernel works on a request after the call that submitted it returned. [`FileRing`] therefore
-//! owns all that a request refers to (guest memory, I/O vectors, the file), doesn't reuse any of it
+//! owns all that a request refers to (guest memory, I/O vectors, the files), doesn't reuse any of it
 //! before the request has completed, and waits for every request when it's dropped.
 #![expect(unsafe_code, reason = "submission entries hold pointers into guest memory")]
 
@@ -37,7 +37,7 @@ const SUBMIT_ATTEMPTS: u32 = 1000;
 struct Zeros([u8; 64 << 10]);
 static ZEROS: Zeros = Zeros([0; 64 << 10]);
 
-/// One request to the file.
+/// One request to a file.
 #[derive(Debug)]
 pub enum RingOp<B> {
     /// Reads from a byte offset until all buffers are full.
@@ -85,6 +85,8 @@ enum Kind {
 struct Slot {
     busy: Option<Kind>,
     vectors: IoVecs,
+    /// The place of the request's file among the ring's.
+    file: usize,
     offset: u64,
     left: u64,
 }
@@ -164,7 +166,7 @@ fn count(vectors: &[libc::iovec]) -> u32 {
     u32::try_from(vectors.len()).unwrap_or(u32::MAX)
 }
 
-/// An io_uring that works on one file and guest memory, with a fixed number of slots.
+/// An io_uring that works on some files and guest memory, with a fixed number of slots.
 ///
 /// A request is known by its slot, which its submitter chooses. A steady flow of requests doesn't
 /// allocate: each slot's vectors are used again.
@@ -174,7 +176,7 @@ fn count(vectors: &[libc::iovec]) -> u32 {
 /// afterwards. Requests that were pushed and never submitted are forgotten.
 pub struct FileRing {
     ring: IoUring,
-    file: Arc<File>,
+    files: Box<[Arc<File>]>,
     memory: GuestRam,
     slots: Box<[Slot]>,
     completed: EventFd,
@@ -183,11 +185,19 @@ pub struct FileRing {
 }
 
 impl FileRing {
-    /// Creates a ring of `depth` slots.
+    /// Creates a ring of `depth` slots on one file.
     ///
     /// # Errors
     /// When the kernel has no io_uring, forbids it, or doesn't know an operation that's needed.
     pub fn new(file: Arc<File>, memory: GuestRam, depth: u16) -> io::Result<Self> {
+        Self::over([file].into(), memory, depth)
+    }
+
+    /// Creates a ring of `depth` slots on several files, known by their place in `files`.
+    ///
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn over(files: Box<[Arc<File>]>, memory: GuestRam, depth: u16) -> io::Result<Self> {
         let Built { ring, disabled } = build_ring(depth.max(1))?;
         let completed = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
         ring.submitter().register_eventfd(completed.as_raw_fd())?;
@@ -197,7 +207,7 @@ impl FileRing {
             ring.submitter().register_enable_rings()?;
         }
         let slots = (0..depth.max(1)).map(|_| Slot::default()).collect();
-        Ok(Self { ring, file, memory, slots, completed, in_kernel: 0 })
+        Ok(Self { ring, files, memory, slots, completed, in_kernel: 0 })
     }
 
     /// Tells whether this process may use io_uring and the kernel knows all operations needed.
@@ -219,7 +229,8 @@ impl FileRing {
         &self.completed
     }
 
-    /// Puts a request in slot `token`; the kernel gets it by [`submit`](Self::submit).
+    /// Puts a request to the first file in slot `token`; the kernel gets it by
+    /// [`submit`](Self::submit).
     ///
     /// # Errors
     /// When there is no such slot, it's busy, a buffer isn't in guest memory, or the offset isn't a
@@ -229,6 +240,21 @@ impl FileRing {
         token: u16,
         op: RingOp<impl IntoIterator<Item = (GuestAddress, u32)>>,
     ) -> io::Result<()> {
+        self.push_to(0, token, op)
+    }
+
+    /// Puts a request to the file at `index` in slot `token`.
+    ///
+    /// # Errors
+    /// As [`push`](Self::push), or when there is no such file.
+    pub fn push_to(
+        &mut self,
+        index: usize,
+        token: u16,
+        op: RingOp<impl IntoIterator<Item = (GuestAddress, u32)>>,
+    ) -> io::Result<()> {
+        let file = self.files.get(index).ok_or(io::ErrorKind::InvalidInput)?;
+        let file = Fd(file.as_raw_fd());
         let slot = self
             .slots
             .get_mut(usize::from(token))
@@ -255,9 +281,10 @@ impl FileRing {
         if i64::try_from(slot.offset).is_err() {
             return Err(io::ErrorKind::InvalidInput.into());
         }
-        let entry = slot.entry(kind, Fd(self.file.as_raw_fd()), token);
+        slot.file = index;
+        let entry = slot.entry(kind, file, token);
         // SAFETY:
-        // - the file descriptor is `self.file`'s, the vectors are the slot's, their buffers lie in
+        // - the file descriptor is one of `self.files`', the vectors are the slot's, their buffers lie in
         //   `self.memory` (or are static): all live until the ring is gone, and `drop` waits for
         //   every completion;
         // - `busy` keeps the slot's vectors unchanged until this request's completion is reaped;
@@ -297,7 +324,6 @@ impl FileRing {
     /// # Errors
     /// As [`submit`](Self::submit), for those that go on.
     pub fn reap(&mut self, mut done: impl FnMut(u16, io::Result<()>)) -> io::Result<()> {
-        let file = Fd(self.file.as_raw_fd());
         let (_, mut submission, completion) = self.ring.split();
         let mut goes_on = false;
         for event in completion {
@@ -306,9 +332,11 @@ impl FileRing {
             let Some(slot) = self.slots.get_mut(usize::from(token)) else { continue };
             let Some(kind) = slot.busy else { continue };
             let mut outcome = slot.complete(kind, event.result());
-            if outcome.is_none() {
-                let entry = slot.entry(kind, file, token);
-                // SAFETY: as in `push`; the request's earlier part has completed.
+            if outcome.is_none()
+                && let Some(file) = self.files.get(slot.file)
+            {
+                let entry = slot.entry(kind, Fd(file.as_raw_fd()), token);
+                // SAFETY: as in `push_to`; the request's earlier part has completed.
                 match unsafe { submission.push(&entry) } {
                     Ok(()) => goes_on = true,
                     Err(error) => outcome = Some(Err(io::Error::other(error))),

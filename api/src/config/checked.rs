@@ -127,6 +127,9 @@ pub struct DriveConfig {
     /// The images that a qcow2 image builds upon, from the nearest to the base, at most
     /// [`MAX_BACKING_FILES`](super::MAX_BACKING_FILES); only the last one can be raw.
     pub backing: Vec<BackingFile>,
+    /// The files that follow the image in the drive's address space, at most
+    /// [`MAX_CONCAT_FILES`](super::MAX_CONCAT_FILES); none unless it's raw and read-only.
+    pub concat: Vec<PathBuf>,
     /// The serial number: 1 to [`MAX_SERIAL_BYTES`](super::MAX_SERIAL_BYTES) printable ASCII bytes.
     pub serial: String,
     /// How many queues, from 1 to [`MAX_QUEUES`](super::MAX_QUEUES).
@@ -153,10 +156,11 @@ impl DriveConfig {
         }
     }
 
-    /// The drive's image and what that builds upon. None if somebody else serves the drive.
+    /// The drive's image, what that builds upon and what follows it. None if somebody else serves the drive.
     pub(super) fn files(&self) -> impl Iterator<Item = &Path> {
         let backing = self.backing.iter().map(|backing| backing.path_on_host.as_path());
-        self.image().into_iter().chain(backing)
+        let concat = self.concat.iter().map(PathBuf::as_path);
+        self.image().into_iter().chain(backing).chain(concat)
     }
 
     /// Whether the guest can write `file` through this drive.
@@ -287,6 +291,7 @@ impl From<DriveConfig> for DriveSpec {
                 rate_limiter: written(drive.rate_limiter),
                 format: Some(drive.format),
                 backing: drive.backing,
+                concat: drive.concat,
                 serial: Some(drive.serial),
                 ..spec
             },

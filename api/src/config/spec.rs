@@ -157,6 +157,12 @@ pub struct DriveSpec {
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(max_items = 32)]
     pub backing: Vec<BackingFile>,
+    /// Ours: files that follow `path_on_host` in the drive's address space, in this order. Only for
+    /// a raw drive that's read-only; each file, the first too, is a multiple of 512 bytes long. The
+    /// same file may be there several times.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(max_items = 256, value_type = Vec<HostPath>)]
+    pub concat: Vec<PathBuf>,
     /// Ours: the serial number that the guest sees, by default the `drive_id`'s first 20 bytes.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 1, max_length = 20, pattern = "^[ -~]+$")]
@@ -166,8 +172,8 @@ pub struct DriveSpec {
     #[schema(minimum = 1, maximum = 16)]
     pub num_queues: Option<u16>,
     /// The Unix socket of a vhost-user back end that serves the drive, in place of an image: then
-    /// `path_on_host`, `is_read_only`, `io_engine`, `rate_limiter`, `format`, `backing` and `serial`
-    /// are the back end's affair, and must be absent.
+    /// `path_on_host`, `is_read_only`, `io_engine`, `rate_limiter`, `format`, `backing`, `concat`
+    /// and `serial` are the back end's affair, and must be absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<SocketPath>)]
     pub socket: Option<PathBuf>,

@@ -8,6 +8,7 @@ use super::*;
 use crate::event::ErrorKind;
 
 mod backing;
+mod concat;
 mod services;
 
 fn base() -> Value {

@@ -292,6 +292,10 @@ pub struct DriveOverride {
     /// The image's format; without it, that in the snapshot. An overlay's is `qcow2`.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub format: Option<DiskFormat>,
+    /// The files that follow the image, for a drive of several; without it, those in the snapshot.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(max_items = 256, value_type = Option<Vec<HostPath>>)]
+    pub concat: Option<Vec<PathBuf>>,
     /// Whether to make the image, as a qcow2 overlay over the one in the snapshot. A file that's
     /// there already is refused; the overlay goes again if the snapshot can't be loaded.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]

@@ -112,6 +112,22 @@ fn create_over(directory: &Path, format: Format, below: usize) -> Vec<(NamedTemp
     chain
 }
 
+/// Makes files of these lengths, and the disk that they are one after the other.
+pub(super) fn create_concat(directory: &Path, lens: &[u64]) -> (Vec<NamedTempFile>, DiskOptions) {
+    let files = Vec::from_iter(lens.iter().map(|&len| {
+        let file = NamedTempFile::new_in(directory).unwrap();
+        file.as_file().set_len(len).unwrap();
+        file
+    }));
+    let options = DiskOptions {
+        format: Some(Format::Raw),
+        read_only: true,
+        concat: files[1..].iter().map(|file| file.path().to_owned()).collect(),
+        ..DiskOptions::new(files[0].path())
+    };
+    (files, options)
+}
+
 /// Runs `check` on a fresh disk for each way to have one, with and without write-through.
 fn each(check: impl Fn(&DiskOptions, &mut Rig)) {
     // Not every file system can make zeros without writing them: the shared memory's can't.
@@ -300,4 +316,91 @@ fn two_queues_of_a_disk_see_each_others_writes() {
         second.run(IoRequest::Discard { offset: 0, len: 4096 }).unwrap();
         assert_eq!(second.read(4096, 4096), [7; 4096]);
     }
+}
+
+/// Runs `check` on a read-only disk of [`DISK_LEN`] that holds a pattern, whether it's one file or
+/// several, past the page cache or not.
+fn each_filled(check: impl Fn(&mut Rig, &[u8])) {
+    let directory = TempDir::new().unwrap();
+    let content = pattern(DISK_LEN as usize, 3);
+    let lens = [
+        vec![DISK_LEN],
+        vec![4096, DISK_LEN - 4096],
+        vec![DISK_LEN - 8192, 4096, 4096],
+        vec![8192; DISK_LEN as usize / 8192],
+    ];
+    for lens in &lens {
+        let (files, options) = create_concat(directory.path(), lens);
+        let mut rest = content.as_slice();
+        for (file, &len) in files.iter().zip(lens) {
+            let part = rest.split_off(..len as usize).unwrap();
+            file.as_file().write_all_at(part, 0).unwrap();
+        }
+        for engine in [Engine::Sync, Engine::IoUring] {
+            for cache in [Cache::WriteBack, Cache::Direct, Cache::Unsafe] {
+                let options = DiskOptions { engine: Some(engine), cache, ..options.clone() };
+                println!("{} files, {engine:?}, {cache:?}", files.len());
+                let disk = Disk::open(&options).unwrap();
+                assert_eq!((disk.len_bytes(), disk.engine()), (DISK_LEN, engine));
+                check(&mut Rig::new(&disk, false), &content);
+            }
+        }
+    }
+}
+
+#[test]
+fn read_only_disk_holds_what_its_files_hold_whatever_the_buffers() {
+    each_filled(|rig, content| {
+        for (offset, len) in [(0, 512), (0, 64 << 10), (4096 - 512, 1024), (100 << 10, 200 << 10)] {
+            assert!(rig.read(offset as u64, len) == content[offset..offset + len]);
+        }
+        assert!(rig.read(DISK_LEN - 64 * 1024, 64 << 10) == content[content.len() - (64 << 10)..]);
+        for parts in [vec![512; 40], vec![1, 511, 3000, 5000, 11968], vec![4096; 5]] {
+            let starts = (0u64..).map(|n| 0x20_0003 + n * 0x4000);
+            let buffers: Vec<Segment> =
+                parts.iter().zip(starts).map(|(&len, at)| segment(at, len)).collect();
+            rig.run(IoRequest::Read { offset: 3584, buffers: &buffers }).unwrap();
+            let mut read = Vec::new();
+            for buffer in &buffers {
+                let mut part = vec![0; buffer.len as usize];
+                rig.memory.read_slice(&mut part, buffer.address).unwrap();
+                read.append(&mut part);
+            }
+            assert!(read == content[3584..3584 + read.len()], "{parts:?}");
+        }
+    });
+}
+
+#[test]
+fn reads_in_flight_together_complete_each_by_its_token_wherever_they_end() {
+    each_filled(|rig, content| {
+        let len = 20 << 10;
+        for token in 0..DEPTH {
+            let buffers = [segment(0x10_0000 + u64::from(token) * len, len as usize)];
+            let offset = u64::from(token) * (16 << 10);
+            rig.engine.submit(token, IoRequest::Read { offset, buffers: &buffers });
+        }
+        let done = rig.finish(usize::from(DEPTH));
+        assert!(done.iter().all(|completion| completion.outcome.is_ok()));
+        assert_eq!(done.iter().map(|c| c.token).collect::<Vec<_>>(), Vec::from_iter(0..DEPTH));
+        for token in 0..usize::from(DEPTH) {
+            let mut read = vec![0; len as usize];
+            let address = GuestAddress(0x10_0000 + token as u64 * len);
+            rig.memory.read_slice(&mut read, address).unwrap();
+            assert!(read == content[token << 14..][..len as usize]);
+        }
+    });
+}
+
+#[test]
+fn read_only_disk_refuses_what_would_change_it_and_goes_on() {
+    each_filled(|rig, content| {
+        let buffers = [segment(0x8000, 8192)];
+        rig.run(IoRequest::Write { offset: 0, buffers: &buffers }).unwrap_err();
+        rig.run(IoRequest::WriteZeroes { offset: 0, len: 8192, unmap: false }).unwrap_err();
+        rig.run(IoRequest::Flush).unwrap();
+        let outside = [segment(0x8000, 8192), segment(0x4000_0000, 512)];
+        rig.run(IoRequest::Read { offset: 0, buffers: &outside }).unwrap_err();
+        assert!(rig.read(0, 16 << 10) == content[..16 << 10]);
+    });
 }

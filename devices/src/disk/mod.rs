@@ -16,6 +16,7 @@
 
 mod backing;
 mod bounce;
+mod concat;
 mod create;
 mod direct;
 mod engine;
@@ -111,6 +112,9 @@ pub struct DiskOptions {
     /// The images that a qcow2 image builds upon, from the nearest to the base. They are only read,
     /// and can be shared with other readers. Where they end, there are zeros.
     pub backing: Vec<BackingFile>,
+    /// Raw files that follow the image, in this order, in the disk's address space. Only for a raw,
+    /// read-only disk; each file, the image too, is a whole number of blocks long.
+    pub concat: Vec<PathBuf>,
 }
 
 impl DiskOptions {
@@ -123,6 +127,7 @@ impl DiskOptions {
             cache: Cache::default(),
             engine: None,
             backing: Vec::new(),
+            concat: Vec::new(),
         }
     }
 }
@@ -186,6 +191,9 @@ impl Disk {
             Format::Raw if !options.backing.is_empty() => {
                 let source = io::Error::other("a raw image builds upon nothing");
                 return Err(DiskError::Format { path: path.to_owned(), format, source });
+            }
+            _ if !options.concat.is_empty() => {
+                concatenate(Arc::clone(&file), len, format, engine, options)?
             }
             Format::Raw => Arc::new(raw::RawDisk::open(Arc::clone(&file), len, engine, options)?),
             Format::Qcow2 => Arc::new(qcow2::Qcow2Disk::open(&file, options)?),
@@ -293,6 +301,21 @@ pub(crate) fn open_to_map(
         Ok(len) => Ok((file, len, lock)),
         Err(error) => Err(cannot_open(path, error.into())),
     }
+}
+
+/// Opens a disk of several files, if it can be one.
+fn concatenate(
+    first: Arc<File>,
+    len: u64,
+    format: Format,
+    engine: Engine,
+    options: &DiskOptions,
+) -> Result<Arc<dyn DiskBackend>, DiskError> {
+    if format == Format::Raw && options.read_only {
+        return Ok(Arc::new(concat::ConcatDisk::open(first, len, engine, options)?));
+    }
+    let source = io::Error::other("only a raw, read-only disk goes on in further files");
+    Err(DiskError::Format { path: options.path.clone(), format, source })
 }
 
 fn cannot_open(path: &Path, source: io::Error) -> DiskError {

@@ -27,7 +27,9 @@ impl Machine {
         if let Some(path) = &patch.path_on_host {
             if drive.image() != Some(path) {
                 // What the other image builds upon, nobody says: nothing.
+                // Nor what follows it.
                 drive.backing.clear();
+                drive.concat.clear();
             }
             drive.backend = DriveBackend::Image(path.clone());
             let disk = virtio::open_disk_instead(&*control.disk(), &drive, index)

@@ -66,6 +66,9 @@ fn check(drive: &DriveConfig, change: &DriveOverride) -> Result<PathBuf, VmmErro
     if change.format.is_some_and(|format| format != DiskFormat::Qcow2) {
         return Err(refuse(change, "its format is qcow2"));
     }
+    if change.concat.is_some() {
+        return Err(refuse(change, "nothing follows a qcow2 image"));
+    }
     if drive.backing.len() >= MAX_BACKING_FILES {
         let reason = format!(
             "it builds upon {MAX_BACKING_FILES} images already: join them by `qemu-img convert`"
@@ -142,6 +145,7 @@ mod tests {
             drive_id: id.to_owned(),
             path_on_host: directory.path().join(name),
             format: None,
+            concat: None,
             overlay: true,
         }
     }
@@ -190,7 +194,10 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let mut drives = drives(&directory);
         let raw = DriveOverride { format: Some(DiskFormat::Raw), ..change(&directory, "a", "new") };
-        for change in [raw, change(&directory, "b", "new"), change(&directory, "shared", "new")] {
+        let more = DriveOverride { concat: Some(Vec::new()), ..change(&directory, "a", "new") };
+        for change in
+            [raw, more, change(&directory, "b", "new"), change(&directory, "shared", "new")]
+        {
             Overlays::create(&mut drives, &[change]).unwrap_err();
         }
         // Somebody writes the image.

@@ -171,10 +171,15 @@ fn open_disk_as(
                 format: disk_format(file.format),
             })
             .collect(),
+        concat: drive.concat.clone(),
     };
     open(&options).map_err(|source| {
         let (key, kind) = disk_kind(source.kind());
-        let key = if source.path() == path { key } else { "backing" };
+        let key = match source.path() {
+            wrong if wrong == path => key,
+            wrong if drive.concat.iter().any(|file| file == wrong) => "concat",
+            _ => "backing",
+        };
         error(key, kind, Box::new(source))
     })
 }

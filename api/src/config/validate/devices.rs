@@ -1,10 +1,10 @@
 //! Drives and network interfaces.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use super::super::{
     BackingFile, ConfigError, DiskFormat, DriveBackend, DriveConfig, DriveSpec, Field,
-    MAX_BACKING_FILES, MAX_QUEUES, MAX_SERIAL_BYTES, MacAddr, NetConfig, NetSpec,
+    MAX_BACKING_FILES, MAX_CONCAT_FILES, MAX_QUEUES, MAX_SERIAL_BYTES, MacAddr, NetConfig, NetSpec,
 };
 use super::values::{
     check_id, checked_path, checked_socket, in_range, invalid, is_printable, limiter,
@@ -42,6 +42,8 @@ pub(super) fn drive(index: usize, spec: DriveSpec) -> Result<DriveConfig, Config
     let backend = drive_backend(index, &spec)?;
     let format = spec.format.unwrap_or_default();
     let backing = check_backing(field("backing"), &backend, format, spec.backing)?;
+    let read_only = spec.is_read_only.unwrap_or(false);
+    let concat = check_concat(field("concat"), read_only, format, spec.concat)?;
     let serial = match spec.serial {
         Some(serial) => check_serial(field("serial"), serial)?,
         None => spec.drive_id.chars().take(MAX_SERIAL_BYTES).collect(),
@@ -50,12 +52,13 @@ pub(super) fn drive(index: usize, spec: DriveSpec) -> Result<DriveConfig, Config
         backend,
         is_root: spec.is_root_device,
         partuuid: spec.partuuid,
-        read_only: spec.is_read_only.unwrap_or(false),
+        read_only,
         cache: spec.cache_type.unwrap_or_default(),
         io_engine: spec.io_engine,
         rate_limiter: limiter(spec.rate_limiter),
         format,
         backing,
+        concat,
         serial,
         num_queues,
         id: spec.drive_id,
@@ -78,6 +81,7 @@ fn drive_backend(index: usize, spec: &DriveSpec) -> Result<DriveBackend, ConfigE
         ("rate_limiter", spec.rate_limiter.is_some()),
         ("format", spec.format.is_some()),
         ("backing", !spec.backing.is_empty()),
+        ("concat", !spec.concat.is_empty()),
         ("serial", spec.serial.is_some()),
     ];
     if let Some((key, _)) = given.into_iter().find(|(_, is_given)| *is_given) {
@@ -125,6 +129,7 @@ fn shared_backend(
     let file = drive.files().find(|file| other.conflicts(file, drive.writes(file)))?;
     let key = |drive: &DriveConfig| match drive.image() {
         Some(image) if image == file => "path_on_host",
+        _ if drive.concat.iter().any(|other| other == file) => "concat",
         _ => "backing",
     };
     Some((key(drive), key(other), file.display().to_string()))
@@ -158,6 +163,28 @@ fn check_backing(
         format_above = file.format;
     }
     Ok(backing)
+}
+
+/// Checks the files that follow an image: it must be raw, and nobody may write it.
+fn check_concat(
+    field: Field,
+    read_only: bool,
+    format: DiskFormat,
+    concat: Vec<PathBuf>,
+) -> Result<Vec<PathBuf>, ConfigError> {
+    if concat.len() > MAX_CONCAT_FILES {
+        let value = concat.len().to_string();
+        let reason = format!("are too many files: at most {MAX_CONCAT_FILES} can follow the first");
+        return Err(ConfigError::Invalid { field, value, reason });
+    }
+    if let Some(file) = concat.first()
+        && (!read_only || format != DiskFormat::Raw)
+    {
+        let reason =
+            "can't follow this image: only a raw, read-only drive goes on in further files";
+        return Err(invalid(field, file.to_string_lossy(), reason));
+    }
+    concat.into_iter().map(|path| checked_path(field.clone(), path)).collect()
 }
 
 fn check_serial(field: Field, serial: String) -> Result<String, ConfigError> {

@@ -162,6 +162,7 @@ fn overlays(config: &VmSpec, dir: &SnapshotDir, name: &str) -> Vec<DriveOverride
         drive_id: drive.drive_id.clone(),
         path_on_host: dir.dir.join(format!("{name}-{}.qcow2", drive.drive_id)),
         format: None,
+        concat: None,
         overlay: true,
     };
     writable.filter(|drive| drive.path_on_host.is_some()).map(overlay).collect()

@@ -133,6 +133,7 @@ pub(super) fn run(
         drive_id: id.clone(),
         path_on_host: absolute(Path::new(path)),
         format: None,
+        concat: None,
         overlay: false,
     };
     params.drive_overrides = args.disks.iter().map(disk).collect();

@@ -192,6 +192,9 @@ fn adapt(mut spec: VmSpec, params: &LoadSnapshotParams) -> Result<VmConfig, VmmE
         if change.format.is_some() {
             drive.format = change.format;
         }
+        if let Some(files) = &change.concat {
+            drive.concat.clone_from(files);
+        }
     }
     if let Some(change) = &params.vsock_override {
         let vsock = spec.vsock.as_mut().ok_or_else(|| unknown("socket device", "vsock"))?;
