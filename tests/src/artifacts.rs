@@ -62,6 +62,11 @@ pub fn debian_shell_initrd() -> PathBuf {
     artifact("debian/shell-initrd")
 }
 
+/// The storage of a registry with container images, not to be written to.
+pub fn registry() -> PathBuf {
+    artifact("registry")
+}
+
 /// Where tools that a suite installs stay from run to run.
 pub fn tools() -> PathBuf {
     variable("VMCTL_ARTIFACTS").with_file_name("test-tools")

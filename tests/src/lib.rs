@@ -6,9 +6,11 @@
 pub mod api_vm;
 pub mod artifacts;
 pub mod console;
+pub mod containers;
 pub mod curl;
 pub mod guest;
 pub mod network;
+pub mod terminal;
 pub mod transcript;
 pub mod transfer;
 pub mod vm;

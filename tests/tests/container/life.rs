@@ -1,0 +1,118 @@
+//! What containers get, keep and leave: files, signals, limits, exit codes.
+
+use std::fs;
+
+use anyhow::{Context, Result, ensure};
+use integration_tests::containers::finish;
+use integration_tests::transfer::{random_bytes, sha256};
+
+use crate::support::host;
+
+#[test]
+fn exit_codes_are_dockers() -> Result<()> {
+    let host = host()?;
+    host.ok("pull busybox")?;
+    for (command, code) in
+        [("true", 0), ("/no/such/program", 127), ("/etc/passwd", 126), ("/etc", 126)]
+    {
+        let said = host.say(&format!("run --rm busybox {command}"))?;
+        ensure!(said.code == code, "{command}: {said:#?}");
+    }
+    for (script, code) in [("exit 7", 7), ("sh -c 'kill -KILL $$'; exit $?", 137)] {
+        let said = finish(&mut host.command(["run", "--rm", "busybox", "sh", "-c", script]), b"")?;
+        ensure!(said.code == code, "{script}: {said:#?}");
+    }
+    ensure!(host.ok("ps --all --quiet")?.is_empty());
+    Ok(())
+}
+
+#[test]
+fn bytes_go_through_unharmed() -> Result<()> {
+    let host = host()?;
+    host.ok("pull busybox")?;
+    let bytes = random_bytes(4 << 20)?;
+    let hash = sha256(&bytes)?;
+    let said = finish(&mut host.command(["run", "--rm", "-i", "busybox", "sha256sum"]), &bytes)?;
+    ensure!(said.out.starts_with(&hash), "{said:#?}");
+    Ok(())
+}
+
+#[test]
+fn container_has_what_the_flags_say() -> Result<()> {
+    let host = host()?;
+    host.ok("pull busybox")?;
+    let shared = host.path("shared");
+    fs::create_dir_all(&shared)?;
+    fs::write(shared.join("from-host"), "host")?;
+    let volume = format!("{}:/shared", shared.display());
+    let script = "cat /shared/from-host; echo guest >/shared/from-guest; id -u; pwd; hostname; \
+                  echo $NAME; cat /sys/fs/cgroup/memory.max; touch /file 2>&1; df -h /tmp | tail -1";
+    let mut command = host.command(["run", "--rm", "-v", &volume, "-u", "www-data", "-w", "/tmp"]);
+    command.args(["--hostname", "box", "-e", "NAME=value", "-m", "64m", "--read-only"]);
+    command.args(["--tmpfs", "/tmp", "busybox", "sh", "-c", script]);
+    fs::set_permissions(&shared, std::os::unix::fs::PermissionsExt::from_mode(0o777))?;
+    let said = finish(&mut command, b"")?;
+    let lines: Vec<_> = said.out.lines().collect();
+    ensure!(lines[..5] == ["host33", "/tmp", "box", "value", "67108864"], "{said:#?}");
+    ensure!(lines[5].contains("Read-only file system"), "{said:#?}");
+    ensure!(fs::read_to_string(shared.join("from-guest"))? == "guest\n");
+    Ok(())
+}
+
+#[test]
+fn container_outlives_who_started_it_and_is_found_by_its_names() -> Result<()> {
+    let host = host()?;
+    host.ok("pull busybox")?;
+    let id = host.ok("run -d --name long --label a=b busybox sleep 1000")?;
+    let state = host.ok("inspect --format {{.State.Status}} long")?;
+    ensure!(state == "running\n", "{state}");
+    ensure!(host.ok(&format!("inspect --format {{{{.Name}}}} {}", &id[..6]))? == "/long\n");
+    ensure!(host.ok("ps -q --filter label=a=b")?.trim() == &id[..12]);
+    let error = host.fails("run --name long busybox true", 125)?;
+    ensure!(error.contains("already in use"), "{error}");
+
+    host.shell("long", "echo kept >/kept")?;
+    host.ok(&format!("cp long:/kept {}", host.path("kept").display()))?;
+    ensure!(fs::read_to_string(host.path("kept"))? == "kept\n");
+    let changes = host.ok("diff long")?;
+    ensure!(changes.contains("A /kept"), "{changes}");
+    host.ok("pause long")?;
+    ensure!(host.ok("ps")?.contains("(Paused)"));
+    host.ok("unpause long")?;
+    host.ok("rename long longer")?;
+    host.ok("commit longer kept:1")?;
+    host.ok("kill longer")?;
+    ensure!(host.ok("wait longer")?.trim() == "137");
+    ensure!(host.ok("run --rm kept:1 cat /kept")? == "kept\n");
+    host.ok("rm longer")?;
+    host.ok("rmi kept:1")?;
+    Ok(())
+}
+
+#[test]
+fn supervisor_that_was_killed_leaves_nothing_behind() -> Result<()> {
+    let host = host()?;
+    host.ok("pull busybox")?;
+    host.ok("run -d --name victim busybox sleep 1000")?;
+    let pid = host.ok("inspect --format {{.State.Pid}} victim")?;
+    let pid: u32 = pid.trim().parse().context("a process id")?;
+    let parent = fs::read_to_string(format!("/proc/{pid}/stat"))?;
+    let parent: u32 = parent.rsplit(") ").next().context("a stat line")?[2..]
+        .split(' ')
+        .next()
+        .context("a parent")?
+        .parse()?;
+    integration_tests::vm::signal_process(parent, rustix::process::Signal::KILL)?;
+    ensure!(
+        integration_tests::vm::wait_process(pid, integration_tests::PATIENCE)?,
+        "the VMM outlives its supervisor"
+    );
+    let all = host.ok("ps -a")?;
+    ensure!(all.contains("Exited ("), "{all}");
+    host.ok("start victim")?;
+    ensure!(host.ok("ps")?.contains("victim"));
+    host.ok("rm -f victim")?;
+    let taps = integration_tests::network::ip(&["-brief", "link"])?;
+    ensure!(!taps.contains("vmt"), "TAPs are left: {taps}");
+    Ok(())
+}

@@ -1,0 +1,6 @@
+//! Containers as virtual machines, by the commands that people know.
+
+mod bad_input;
+mod lecture;
+mod life;
+mod support;
