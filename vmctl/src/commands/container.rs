@@ -1,0 +1,3 @@
+//! Containers, each as a virtual machine of its own.
+
+pub(crate) mod values;
