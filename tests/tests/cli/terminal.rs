@@ -1,60 +1,30 @@
 //! A guest on a terminal: raw while it runs, and as it was after each sort of end.
 
-use std::fs::File;
-use std::io::Write;
-use std::os::fd::OwnedFd;
-use std::process::{Child, Command, Stdio};
+use std::process::Child;
 
 use anyhow::{Context, Result, ensure};
 use integration_tests::PATIENCE;
-use integration_tests::artifacts;
-use integration_tests::console::Console;
+use integration_tests::terminal::Terminal;
 use integration_tests::vm::{Boot, signal_process, wait_process};
-use rustix::fs::{Mode, OFlags, open};
 use rustix::process::Signal;
-use rustix::pty::{OpenptFlags, grantpt, openpt, ptsname, unlockpt};
 
 /// A pseudo terminal with a guest on it.
 struct Session {
-    /// The side of whoever types.
-    keys: File,
-    /// The side that programs get.
-    side: OwnedFd,
-    screen: Console,
+    terminal: Terminal,
     vmctl: Child,
-    modes_before: String,
 }
 
 impl Session {
     /// Boots a guest and waits for its shell.
     fn start(test: &str) -> Result<Self> {
-        let keys = openpt(OpenptFlags::RDWR | OpenptFlags::NOCTTY)?;
-        grantpt(&keys)?;
-        unlockpt(&keys)?;
-        let side = open(ptsname(&keys, Vec::new())?, OFlags::RDWR | OFlags::NOCTTY, Mode::empty())?;
-        // Something that a plain reset wouldn't give back.
-        stty(&side, &["ixany", "-echoctl"])?;
-        let modes_before = stty(&side, &["-g"])?;
-        let keys = File::from(keys);
-        let log = artifacts::log_directory()?.join(format!("terminal_{test}.console.log"));
-        let screen = Console::read(keys.try_clone()?, &log)?;
-        let vmctl = Boot::lean(test)
-            .flag("--shutdown-timeout", "1")
-            .into_command()
-            .stdin(side.try_clone()?)
-            .stdout(side.try_clone()?)
-            .stderr(side.try_clone()?)
-            .spawn()?;
-        let session = Self { keys, side, screen, vmctl, modes_before };
-        session.screen.wait_for("Connected to the guest's console.", PATIENCE)?;
-        session.screen.wait_for("@@ready@@", PATIENCE)?;
-        let modes = stty(&session.side, &["-g"])?;
-        ensure!(modes != session.modes_before, "the terminal isn't raw");
+        let terminal = Terminal::new(&format!("terminal_{test}"))?;
+        let boot = Boot::lean(test).flag("--shutdown-timeout", "1");
+        let vmctl = terminal.spawn(boot.into_command())?;
+        let session = Self { terminal, vmctl };
+        session.terminal.screen.wait_for("Connected to the guest's console.", PATIENCE)?;
+        session.terminal.screen.wait_for("@@ready@@", PATIENCE)?;
+        session.terminal.expect_raw()?;
         Ok(session)
-    }
-
-    fn type_keys(&mut self, keys: &[u8]) -> Result<()> {
-        Ok(self.keys.write_all(keys)?)
     }
 
     fn vmm_pid(&self) -> Result<u32> {
@@ -67,11 +37,11 @@ impl Session {
     fn expect_end(mut self, code: i32) -> Result<()> {
         ensure!(wait_process(self.vmctl.id(), PATIENCE)?, "vmctl doesn't end");
         let status = self.vmctl.wait()?;
-        ensure!(status.code() == Some(code), "{status} on {}", self.screen.text());
-        let modes = stty(&self.side, &["-g"])?;
-        ensure!(modes == self.modes_before, "{} before, {modes} after", self.modes_before);
-        let errors = self.screen.text().matches("error: ").count();
-        ensure!(errors == usize::from(code != 0), "{errors} errors on {}", self.screen.text());
+        let text = self.terminal.screen.text();
+        ensure!(status.code() == Some(code), "{status} on {text}");
+        self.terminal.expect_restored()?;
+        let errors = text.matches("error: ").count();
+        ensure!(errors == usize::from(code != 0), "{errors} errors on {text}");
         Ok(())
     }
 }
@@ -84,30 +54,22 @@ impl Drop for Session {
     }
 }
 
-/// Runs `stty` on a terminal.
-fn stty(terminal: &OwnedFd, arguments: &[&str]) -> Result<String> {
-    let stdin = Stdio::from(terminal.try_clone()?);
-    let output = Command::new("stty").args(arguments).stdin(stdin).output()?;
-    ensure!(output.status.success(), "stty {arguments:?}");
-    Ok(String::from_utf8(output.stdout)?)
-}
-
 #[test]
 fn terminal_is_as_it_was_after_power_off() -> Result<()> {
     let mut session = Session::start("power_off")?;
     // Ctrl-C is the guest's while it has the terminal: vmctl runs on.
-    session.type_keys(b"\x03")?;
-    session.type_keys(b"echo still\"\"there; poweroff -f\r")?;
-    session.screen.wait_for("stillthere", PATIENCE)?;
+    session.terminal.type_keys(b"\x03")?;
+    session.terminal.type_keys(b"echo still\"\"there; poweroff -f\r")?;
+    session.terminal.screen.wait_for("stillthere", PATIENCE)?;
     session.expect_end(0)
 }
 
 #[test]
 fn terminal_is_as_it_was_after_the_escape_sequence() -> Result<()> {
     let mut session = Session::start("escape")?;
-    session.type_keys(b"\x01h")?;
-    session.screen.wait_for("presses the guest's power button", PATIENCE)?;
-    session.type_keys(b"\x01x")?;
+    session.terminal.type_keys(b"\x01h")?;
+    session.terminal.screen.wait_for("presses the guest's power button", PATIENCE)?;
+    session.terminal.type_keys(b"\x01x")?;
     session.expect_end(0)
 }
 
