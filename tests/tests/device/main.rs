@@ -5,6 +5,7 @@ mod drives;
 mod limits;
 mod memory_hotplug;
 mod metadata;
+mod pmem;
 mod processor;
 mod support;
 mod vhost_user;
