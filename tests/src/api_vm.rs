@@ -193,12 +193,18 @@ impl ApiVm {
         std::fs::read_to_string(&self.errors).unwrap_or_else(|error| error.to_string())
     }
 
-    /// How many descriptors and how many threads the process has.
+    /// How many descriptors and how many threads the process has, but for those that the kernel
+    /// adds and takes away as it likes (io_uring's workers).
     pub fn descriptors_and_threads(&self) -> Result<(usize, usize)> {
-        let count = |what: &str| -> Result<usize> {
-            Ok(std::fs::read_dir(format!("/proc/{}/{what}", self.pid()))?.count())
-        };
-        Ok((count("fd")?, count("task")?))
+        let process = PathBuf::from(format!("/proc/{}", self.pid()));
+        let descriptors = std::fs::read_dir(process.join("fd"))?.count();
+        let mut threads = 0;
+        for task in std::fs::read_dir(process.join("task"))? {
+            // It may have ended just now.
+            let name = std::fs::read_to_string(task?.path().join("comm")).unwrap_or_default();
+            threads += usize::from(!name.is_empty() && !name.starts_with("iou-"));
+        }
+        Ok((descriptors, threads))
     }
 }
 

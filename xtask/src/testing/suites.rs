@@ -1,12 +1,12 @@
 //! Runs the suites that boot guests: on this machine, or each in a lab of its own.
 
 use std::collections::VecDeque;
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::{Mutex, PoisonError};
 use std::thread;
 use std::time::Duration;
+use std::{env, fs};
 
 use anyhow::{Context, Result, ensure};
 
@@ -30,6 +30,9 @@ const LAB_MEMORY: &str = "7G";
 
 /// The suite that runs on this machine, wherever guests run.
 const HOST_SUITE: &str = "api_host";
+
+/// What suites may be told by whoever runs them, in the lab, too.
+const PASSED_ON: [&str; 1] = ["VMCTL_SOAK_ROUNDS"];
 
 /// A suite, and everything that its run depends on.
 struct Suite<'a> {
@@ -184,13 +187,19 @@ impl Suite<'_> {
 
     fn environment(&self, logs: &Path) -> Vec<(String, String)> {
         let release = dirs::target().join("release");
-        [
+        let mut environment = [
             ("VMCTL_BIN", release.join("vmctl")),
             ("VMM_BIN", release.join("vmm")),
             ("VMCTL_ARTIFACTS", self.artifacts.to_owned()),
             ("VMCTL_TEST_LOGS", logs.to_owned()),
         ]
         .map(|(name, path)| (name.to_owned(), path.to_string_lossy().into_owned()))
-        .to_vec()
+        .to_vec();
+        environment.extend(
+            PASSED_ON
+                .iter()
+                .filter_map(|name| env::var(name).ok().map(|value| (String::from(*name), value))),
+        );
+        environment
     }
 }
