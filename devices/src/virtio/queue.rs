@@ -348,6 +348,33 @@ impl DeviceQueue {
         self.queue.enable_notification(memory).map_err(|source| QueueError::Ring { index, source })
     }
 
+    /// Asks the driver to notify once it has made more chains available than those that it has by
+    /// now, which may stay unpopped; returns the available ring's index by now.
+    ///
+    /// # Errors
+    /// [`QueueError::Ring`] when a ring can't be read or written.
+    pub fn notify_of_more(&mut self, memory: &GuestRam) -> Result<u16, QueueError> {
+        let available = self.available_index(memory)?;
+        let next = self.queue.next_avail();
+        self.queue.set_next_avail(available);
+        let asked = self.enable_notification(memory);
+        self.queue.set_next_avail(next);
+        asked.map(|_| available)
+    }
+
+    /// Returns the available ring's index: how many chains the driver has made available, modulo
+    /// 2^16.
+    ///
+    /// # Errors
+    /// [`QueueError::Ring`] when the available ring can't be read.
+    pub fn available_index(&self, memory: &GuestRam) -> Result<u16, QueueError> {
+        let index = self.index;
+        self.queue
+            .avail_idx(memory, Ordering::Acquire)
+            .map(|available| available.0)
+            .map_err(|source| QueueError::Ring { index, source })
+    }
+
     /// Asks the driver not to notify while the device looks at the queue anyway.
     ///
     /// # Errors

@@ -36,7 +36,7 @@ use self::connection::Limits;
 use self::host::HostSocket;
 use self::muxer::Muxer;
 use self::packet::GuestPacket;
-use self::worker::VsockWorker;
+use self::worker::{TransportReset, VsockWorker};
 use super::device::{ActivateError, Activation, DeviceType, VirtioDevice};
 use super::queue::ChainBuffers;
 use super::worker::QueueWorker;
@@ -142,6 +142,11 @@ impl Vsock {
         let rx = take(RX_QUEUE).ok_or(ActivateError::MissingQueue(RX_QUEUE))?;
         let tx = take(TX_QUEUE).ok_or(ActivateError::MissingQueue(TX_QUEUE))?;
         let event = take(EVENT_QUEUE);
+        // Without an event queue it can't be told, and nobody waits for it.
+        let transport_reset = match self.restored && event.is_some() {
+            true => TransportReset::Due,
+            false => TransportReset::Done,
+        };
         let (host, metrics) = (Arc::clone(&self.host), Arc::clone(&self.metrics));
         let muxer =
             Muxer::new(self.cid, host, self.limits, metrics).map_err(ActivateError::Backend)?;
@@ -151,7 +156,7 @@ impl Vsock {
             tx,
             event,
             muxer,
-            transport_reset: self.restored,
+            transport_reset,
             notifier: activation.notifier,
             chain: ChainBuffers::default(),
             packet: GuestPacket::default(),

@@ -27,6 +27,18 @@ const EVENT_SIZE: u32 = 4;
 /// How many packets one direction moves before other events have their turn.
 const BUDGET: usize = 256;
 
+/// How far a driver is with giving up the connections that it had before its machine was saved.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum TransportReset {
+    /// It has none that are gone.
+    Done,
+    /// It has yet to be told, once it has a buffer for that.
+    Due,
+    /// It was told. Until it gives that buffer back, after which it has made more chains available
+    /// than these, it may not have looked yet: it would give up new connections with the old ones.
+    Told { available: u16 },
+}
+
 /// Serves the three queues and the host's sockets.
 pub(super) struct VsockWorker {
     pub(super) memory: GuestRam,
@@ -34,8 +46,7 @@ pub(super) struct VsockWorker {
     pub(super) tx: DeviceQueue,
     pub(super) event: Option<DeviceQueue>,
     pub(super) muxer: Muxer,
-    /// The driver has yet to be told that its connections are gone.
-    pub(super) transport_reset: bool,
+    pub(super) transport_reset: TransportReset,
     pub(super) notifier: Notifier,
     pub(super) chain: ChainBuffers,
     pub(super) packet: GuestPacket,
@@ -54,23 +65,25 @@ impl VsockWorker {
                     drain(event.kick());
                 }
                 self.announce_reset()?;
+                self.finish_reset()?;
             }
             LISTENER => self.muxer.note_acceptable(),
             TIMER => self.muxer.expire(ops),
             token => self.muxer.handle_events(token, events.event_set(), ops),
         }
-        self.muxer.accept(ops);
+        if self.transport_reset == TransportReset::Done {
+            self.muxer.accept(ops);
+        }
         self.give_packets(ops)
     }
 
     /// Tells the driver, once it has a buffer for that, that its connections are gone
     /// (VIRTIO 1.3 §5.10.6.7).
     fn announce_reset(&mut self) -> Result<(), QueueError> {
-        let Some(event) = self.event.as_mut().filter(|_| self.transport_reset) else {
-            return Ok(());
-        };
+        let due = self.transport_reset == TransportReset::Due;
+        let Some(event) = self.event.as_mut().filter(|_| due) else { return Ok(()) };
         let memory = &self.memory;
-        while self.transport_reset {
+        loop {
             let Some(chain) = event.pop(memory)? else {
                 if event.enable_notification(memory)? {
                     continue;
@@ -83,10 +96,26 @@ impl VsockWorker {
             let room = room.filter(|room| room.len >= EVENT_SIZE);
             let written =
                 room.is_some_and(|room| memory.write_obj(TRANSPORT_RESET, room.address).is_ok());
-            self.transport_reset = !written;
+            // Before the driver can have given it back.
+            let available = event.notify_of_more(memory)?;
             event.add_used(memory, head, if written { EVENT_SIZE } else { 0 })?;
+            if written {
+                self.transport_reset = TransportReset::Told { available };
+                break;
+            }
         }
         event.signal_used(memory)
+    }
+
+    /// Lets host programs connect once the driver has given up its old connections.
+    fn finish_reset(&mut self) -> Result<(), QueueError> {
+        if let (Some(event), TransportReset::Told { available }) =
+            (&self.event, self.transport_reset)
+            && event.available_index(&self.memory)? != available
+        {
+            self.transport_reset = TransportReset::Done;
+        }
+        Ok(())
     }
 
     /// Handles what the guest sent.
@@ -198,7 +227,7 @@ impl MutEventSubscriber for VsockWorker {
         }
         // Whatever came before this worker did.
         let _ = self.tx.kick().write(1);
-        if let Some(event) = self.event.as_ref().filter(|_| self.transport_reset) {
+        if let Some(event) = &self.event {
             let _ = event.kick().write(1);
         }
     }

@@ -189,6 +189,31 @@ fn restored_device_has_the_driver_give_up_its_connections_once_it_can() {
 }
 
 #[test]
+fn host_programs_wait_until_the_driver_has_given_up_its_old_connections() {
+    let memory = guest_ram();
+    let mut event = TestQueue::at(memory.clone(), 8, EVENT_RINGS);
+    event.add_chain(&[Buffer::writable(EVENT_BUFFER, 8)]);
+    event.add_chain(&[Buffer::writable(EVENT_BUFFER + 0x100, 8)]);
+    let mut guest = restored(3, &event);
+    guest.rx.add_chain(&[Buffer::writable(RX_BUFFERS, RX_BUFFER_SIZE)]);
+    let program = guest.program(7);
+    guest.settle();
+    assert_eq!(event.used(), [(0, 4)]);
+    guest.receive_nothing();
+    // What else it does tells nothing.
+    event.kick();
+    guest.settle();
+    guest.receive_nothing();
+    event.add_chain(&[Buffer::writable(EVENT_BUFFER, 8)]);
+    event.kick();
+    guest.settle();
+    let request = guest.receive_op(Op::Request);
+    assert_eq!(request.header.dst_port.get(), 7);
+    assert_eq!(event.used(), [], "the buffers stay for later events");
+    drop(program);
+}
+
+#[test]
 fn driver_after_a_reset_has_no_connections_to_give_up() {
     let memory = guest_ram();
     let mut event = TestQueue::at(memory.clone(), 8, EVENT_RINGS);
