@@ -87,5 +87,6 @@ fn base_with_differences_is_the_live_memory_at_4_gib() -> Result<()> {
     guest.vm.kill()?;
     let mut guest = place.vmm("merged")?.restore(merged.load_with_socket(place.file("v2")))?;
     ensure!(guest.run("sha256sum /tmp/pages")? == hash, "the guest's file is another");
-    guest.vm.kill()
+    guest.check_devices(&place.file("v2"))?;
+    guest.power_off()
 }

@@ -6,6 +6,7 @@ pub(crate) mod console;
 pub(crate) mod detached;
 pub(crate) mod devices;
 pub(crate) mod escape;
+mod paths;
 mod shutdown;
 mod status;
 pub(crate) mod supervise;
@@ -33,6 +34,7 @@ pub(crate) fn run(args: &BootArgs, level: LevelFilter, started_ns: u64) -> Resul
         output::print_json(&config)?;
         return Ok(api::exit::STOPPED);
     }
+    paths::make_absolute(&mut config);
     let mut timeline = Timeline::create(args.timeline.as_deref())?;
     timeline.record(&Event::CommandStarted { monotonic_ns: started_ns });
     if args.kernel_cache == KernelCache::Auto {
@@ -42,7 +44,7 @@ pub(crate) fn run(args: &BootArgs, level: LevelFilter, started_ns: u64) -> Resul
         name: args.name.clone(),
         origin: Origin::Boot,
         foreground: !args.detach,
-        api_socket: args.api_socket.clone(),
+        api_socket: args.api_socket.as_deref().map(paths::absolute_socket),
     })?;
     match start(args, level, &mut config, &mut reservation.entry, timeline, &origins) {
         Ok(Outcome::LeftRunning) => {

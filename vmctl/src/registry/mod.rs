@@ -41,7 +41,7 @@ const ROOT_VARIABLE: &str = "VMCTL_RUNTIME_DIR";
 const ID_BYTES: usize = 6;
 
 /// The longest path of a Unix socket, in bytes.
-const MAX_SOCKET_PATH_BYTES: usize = 107;
+pub(crate) const MAX_SOCKET_PATH_BYTES: usize = 107;
 
 /// The root directory.
 #[derive(Clone, Debug)]

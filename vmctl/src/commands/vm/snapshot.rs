@@ -218,3 +218,38 @@ fn say(dir: &SnapshotDir, as_json: bool, more: &impl serde::Serialize) -> Result
     }
     Ok(api::exit::STOPPED)
 }
+
+#[cfg(test)]
+mod tests {
+    use api::ext::ForkedDrive;
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn forks_configuration_names_its_images_and_all_that_they_build_upon() {
+        let drive = |image: &str| {
+            json!({
+                "drive_id": "data", "path_on_host": image, "format": "qcow2",
+                "is_root_device": false,
+                "backing": [
+                    { "path_on_host": "/data.img.1.qcow2", "format": "qcow2" },
+                    { "path_on_host": "/data.img", "format": "raw" },
+                ],
+            })
+        };
+        let shared = json!({ "drive_id": "shared", "path_on_host": "/s", "is_root_device": false });
+        let config = |image| -> VmSpec {
+            serde_json::from_value(json!({ "drives": [shared, drive(image)] })).unwrap()
+        };
+        let forked = ForkedDrive {
+            drive_id: "data".to_owned(),
+            path_on_host: PathBuf::from("/fork/data.disk"),
+            overlay_of: Some(PathBuf::from("/data.img.1.qcow2")),
+            origin_path: Some(PathBuf::from("/data.img.2.qcow2")),
+        };
+        let report = ForkReport { drives: vec![forked], ..ForkReport::default() };
+        let saved = of_fork(config("/data.img.2.qcow2"), &report);
+        assert_eq!(saved, config("/fork/data.disk"));
+    }
+}
