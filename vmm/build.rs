@@ -21,12 +21,13 @@ const ARCHITECTURES: [&str; 2] = ["x86_64", "aarch64"];
 
 /// The lists of rules that each sort of thread's policy is made of. The vCPUs' comes first:
 /// `KVM_RUN`, whose arguments are looked at each time, is then the first `ioctl` that is compared.
-const ROLES: [(&str, &[&str]); 5] = [
+const ROLES: [(&str, &[&str]); 6] = [
     ("API", &["every", "api"]),
     ("WORKER", &["every", "worker"]),
+    ("FILES", &["every", "files"]),
     ("SNAPSHOT", &["every", "worker", "snapshot"]),
     ("VCPU", &["vcpu", "every", "worker"]),
-    ("MAIN", &["vcpu", "every", "worker", "snapshot", "api", "main"]),
+    ("MAIN", &["vcpu", "every", "worker", "snapshot", "api", "files", "main"]),
 ];
 
 /// Answers `clone3`, whose flags no filter can see, with ENOSYS: glibc then uses `clone`. In a

@@ -131,7 +131,7 @@ impl GuestIo {
         offset: u64,
         buffers: impl IntoIterator<Item = (GuestAddress, u32)>,
     ) -> io::Result<()> {
-        let eof = io::ErrorKind::UnexpectedEof;
+        let eof = Some(io::ErrorKind::UnexpectedEof);
         let result = self.transfer(offset, buffers, eof, |vectors, count, offset| {
             // SAFETY:
             // - `vectors` points to `count` iovecs, borrowed for the time of the call;
@@ -140,6 +140,25 @@ impl GuestIo {
             unsafe { libc::preadv(file.as_raw_fd(), vectors, count, offset) }
         });
         // What failed may have been done in part.
+        self.vectors.mark_dirty(&self.memory);
+        result.map(drop)
+    }
+
+    /// Reads from byte `offset` of `file` until all of `buffers` are full or the file ends; returns how
+    /// many bytes that were.
+    ///
+    /// # Errors
+    /// As [`read_at`](Self::read_at), without the end.
+    pub fn read_up_to(
+        &mut self,
+        file: &File,
+        offset: u64,
+        buffers: impl IntoIterator<Item = (GuestAddress, u32)>,
+    ) -> io::Result<u64> {
+        let result = self.transfer(offset, buffers, None, |vectors, count, offset| {
+            // SAFETY: as in `read_at`.
+            unsafe { libc::preadv(file.as_raw_fd(), vectors, count, offset) }
+        });
         self.vectors.mark_dirty(&self.memory);
         result
     }
@@ -158,7 +177,8 @@ impl GuestIo {
         durable: bool,
     ) -> io::Result<()> {
         let flags = if durable { libc::RWF_DSYNC } else { 0 };
-        self.transfer(offset, buffers, io::ErrorKind::WriteZero, |vectors, count, offset| {
+        let full = Some(io::ErrorKind::WriteZero);
+        let result = self.transfer(offset, buffers, full, |vectors, count, offset| {
             if durable {
                 // SAFETY: as in `read_at`; the kernel only reads the buffers.
                 unsafe { libc::pwritev2(file.as_raw_fd(), vectors, count, offset, flags) }
@@ -166,25 +186,31 @@ impl GuestIo {
                 // SAFETY: as in `read_at`; the kernel only reads the buffers.
                 unsafe { libc::pwritev(file.as_raw_fd(), vectors, count, offset) }
             }
-        })
+        });
+        result.map(drop)
     }
 
-    /// Calls `call` until everything is transferred; `at_end` is the error when nothing more is.
+    /// Calls `call` until everything is transferred; `at_end` is the error when nothing more is, if
+    /// that's one. Returns how much was.
     fn transfer(
         &mut self,
         mut offset: u64,
         buffers: impl IntoIterator<Item = (GuestAddress, u32)>,
-        at_end: io::ErrorKind,
+        at_end: Option<io::ErrorKind>,
         call: impl Fn(*const iovec, libc::c_int, libc::off_t) -> libc::ssize_t,
-    ) -> io::Result<()> {
-        let mut left = self.vectors.fill(&self.memory, buffers)?;
+    ) -> io::Result<u64> {
+        let total = self.vectors.fill(&self.memory, buffers)?;
+        let mut left = total;
         while left > 0 {
             let vectors = self.vectors.remaining();
             let count = libc::c_int::try_from(vectors.len()).map_err(io::Error::other)?;
             let at = libc::off_t::try_from(offset)
                 .map_err(|_| io::Error::from(io::ErrorKind::InvalidInput))?;
             let done = match usize::try_from(call(vectors.as_ptr(), count, at)) {
-                Ok(0) => return Err(at_end.into()),
+                Ok(0) => match at_end {
+                    Some(error) => return Err(error.into()),
+                    None => break,
+                },
                 Ok(done) => done,
                 Err(_) => match io::Error::last_os_error() {
                     error if error.kind() == io::ErrorKind::Interrupted => continue,
@@ -195,7 +221,7 @@ impl GuestIo {
             offset = offset.saturating_add(done as u64);
             left = left.saturating_sub(done as u64);
         }
-        Ok(())
+        Ok(total - left)
     }
 }
 
@@ -276,6 +302,20 @@ mod tests {
         let mut io = GuestIo::new(memory());
         let error = io.read_at(&file(&[1; 700]), 512, [(GuestAddress(0), 512)]).unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::UnexpectedEof);
+    }
+
+    #[test]
+    fn read_up_to_the_end_tells_how_much_there_was() {
+        let memory = memory();
+        let mut io = GuestIo::new(memory.clone());
+        let buffers = [(GuestAddress(0), 512), (GuestAddress(0x2000), 512)];
+        assert_eq!(io.read_up_to(&file(&[1; 700]), 0, buffers).unwrap(), 700);
+        let last = |at: u64| memory.read_obj::<u8>(GuestAddress(0x2000 + at)).unwrap();
+        assert_eq!((last(187), last(188)), (1, 0));
+        assert_eq!(io.read_up_to(&file(&[1; 700]), 700, buffers).unwrap(), 0);
+        assert_eq!(io.read_up_to(&file(&[1; 1024]), 0, buffers).unwrap(), 1024);
+        assert_eq!(io.read_up_to(&file(&[1; 1024]), 0, []).unwrap(), 0);
+        io.read_up_to(&file(&[]), u64::MAX, buffers).unwrap_err();
     }
 
     #[test]

@@ -13,6 +13,8 @@ pub enum Role {
     Vcpu,
     /// Serves a device's queues, or writes the console's output.
     Worker,
+    /// Serves directories of the host's to a guest.
+    Files,
     /// Copies guest memory to a file, or supplies it from one.
     Snapshot,
 }

@@ -51,6 +51,7 @@ fn install(role: Role) -> Result<(), seccompiler::Error> {
         Role::Api => API,
         Role::Vcpu => VCPU,
         Role::Worker => WORKER,
+        Role::Files => FILES,
         Role::Snapshot => SNAPSHOT,
     })
 }

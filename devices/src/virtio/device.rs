@@ -28,6 +28,8 @@ pub enum DeviceType {
     Vsock = 19,
     /// Memory that is plugged and unplugged, §5.15.
     Memory = 24,
+    /// File system, §5.11.
+    Fs = 26,
     /// Persistent memory, §5.19.
     Pmem = 27,
 }

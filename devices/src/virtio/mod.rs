@@ -6,6 +6,7 @@ pub mod console;
 mod counter;
 mod deadline;
 pub mod device;
+pub mod fs;
 pub mod mem;
 pub mod net;
 pub mod pmem;

@@ -86,6 +86,19 @@ impl QueueWorker {
     /// # Errors
     /// When the thread, its epoll instance or its eventfd can't be made.
     pub fn spawn(name: String, handler: Handler, notifier: &Notifier) -> io::Result<Self> {
+        Self::spawn_as(Role::Worker, name, handler, notifier)
+    }
+
+    /// The same for a thread that may do what `role` says.
+    ///
+    /// # Errors
+    /// As [`spawn`](Self::spawn).
+    pub(super) fn spawn_as(
+        role: Role,
+        name: String,
+        handler: Handler,
+        notifier: &Notifier,
+    ) -> io::Result<Self> {
         let wake = EventFd::new(EFD_CLOEXEC | EFD_NONBLOCK)?;
         let mut manager =
             EventManager::<Handler>::new_with_capacity(READY_EVENTS).map_err(io::Error::other)?;
@@ -96,7 +109,7 @@ impl QueueWorker {
         let shared = Arc::new(Shared { state, changed: Condvar::new(), wake });
         let end = End { shared: Arc::clone(&shared), notifier: notifier.clone() };
         let thread = Builder::new().name(name).spawn(move || {
-            thread_start::begin(Role::Worker);
+            thread_start::begin(role);
             end.shared.serve(manager, handler);
         })?;
         Ok(Self { shared, thread: Some(thread) })

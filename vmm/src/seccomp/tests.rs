@@ -17,7 +17,8 @@ const TASK: &str = "VMM_SECCOMP_TEST";
 /// Where it writes events to.
 const EVENTS: &str = "VMM_SECCOMP_EVENTS";
 
-const ROLES: [Role; 5] = [Role::Main, Role::Api, Role::Vcpu, Role::Worker, Role::Snapshot];
+const ROLES: [Role; 6] =
+    [Role::Main, Role::Api, Role::Vcpu, Role::Worker, Role::Files, Role::Snapshot];
 
 /// A system call by its number, with its first arguments.
 struct Call {
@@ -36,7 +37,7 @@ const fn call(
     Call { name, number, args, forbidden_to }
 }
 
-use Role::{Api, Main, Snapshot, Vcpu, Worker};
+use Role::{Api, Files, Main, Snapshot, Vcpu, Worker};
 
 const FORBIDDEN: &[Call] = &[
     call("execve", libc::SYS_execve, [0; 4], &ROLES),
@@ -57,10 +58,17 @@ const FORBIDDEN: &[Call] = &[
     call("debugging", libc::SYS_prctl, [libc::PR_SET_PTRACER as u64, 1, 0, 0], &ROLES),
     call("file", libc::SYS_openat, [u64::MAX, 0, 0, 0], &[Api, Vcpu, Worker]),
     call("Unix socket", libc::SYS_socket, [libc::AF_UNIX as u64, 1, 0, 0], &[Api]),
-    call("guest", libc::SYS_ioctl, [u64::MAX, 0xae80, 0, 0], &[Api, Worker, Snapshot]),
-    call("new machine", libc::SYS_ioctl, [u64::MAX, 0xae01, 0, 0], &[Api, Vcpu, Worker, Snapshot]),
-    call("io_uring", libc::SYS_io_uring_setup, [0; 4], &[Api, Worker, Snapshot]),
-    call("userfaultfd", libc::SYS_userfaultfd, [0; 4], &[Api, Vcpu, Worker, Snapshot]),
+    call("name's end", libc::SYS_unlinkat, [u64::MAX, 0, 0, 0], &[Api, Vcpu, Worker]),
+    call("other root", libc::SYS_chroot, [0; 4], &ROLES),
+    call("guest", libc::SYS_ioctl, [u64::MAX, 0xae80, 0, 0], &[Api, Worker, Files, Snapshot]),
+    call(
+        "new machine",
+        libc::SYS_ioctl,
+        [u64::MAX, 0xae01, 0, 0],
+        &[Api, Vcpu, Worker, Files, Snapshot],
+    ),
+    call("io_uring", libc::SYS_io_uring_setup, [0; 4], &[Api, Worker, Files, Snapshot]),
+    call("userfaultfd", libc::SYS_userfaultfd, [0; 4], &[Api, Vcpu, Worker, Files, Snapshot]),
 ];
 
 /// Does what [`TASK`] says; nothing as one test of many.
@@ -99,7 +107,7 @@ fn allowed(role: Role, (one, other): &mut (UnixStream, UnixStream), path: &Path)
         assert_eq!(answer, 1 << 20);
         vmm_sys_util::eventfd::EventFd::new(0).unwrap();
     }
-    if matches!(role, Snapshot | Main) {
+    if matches!(role, Files | Snapshot | Main) {
         File::open("/proc/self/status").unwrap().read_to_string(&mut String::new()).unwrap();
     }
     if role == Main {

@@ -315,6 +315,7 @@ fn class(device_type: DeviceType) -> u32 {
         DeviceType::Net => 0x02_00_00,
         DeviceType::Block => 0x01_80_00,
         DeviceType::Console | DeviceType::Vsock => 0x07_80_00,
+        DeviceType::Fs => 0x01_80_00,
         DeviceType::Rng | DeviceType::Balloon | DeviceType::Memory | DeviceType::Pmem => 0xff_00_00,
     }
 }
