@@ -3,8 +3,9 @@
 use serde_json::Value;
 
 use crate::config::{
-    BalloonSpec, BootSourceSpec, CpuTemplate, DriveSpec, EntropySpec, LoggerSpec, MachineSpec,
-    MemoryHotplugSpec, MetricsSpec, MmdsSpec, NetSpec, PmemSpec, SerialSpec, VmSpec, VsockSpec,
+    BalloonSpec, BootSourceSpec, CpuTemplate, DriveSpec, EntropySpec, FilesystemSpec, LoggerSpec,
+    MachineSpec, MemoryHotplugSpec, MetricsSpec, MmdsSpec, NetSpec, PmemSpec, SerialSpec, VmSpec,
+    VsockSpec,
 };
 use crate::ext::{ForkParams, ForkReport, ShutdownParams, Timeline, VmDetails};
 use crate::v1::{
@@ -132,6 +133,11 @@ actions! {
     HotplugPmem(PmemSpec) = "hotplug_pmem",
     /// Ours: removes the persistent memory of this identifier while the VM runs.
     HotunplugPmem(String) = "hotunplug_pmem",
+    /// Ours: adds a file system: to the configuration, replacing that of its name, before the start;
+    /// to the VM while it runs.
+    AddFilesystem(FilesystemSpec) = "add_filesystem",
+    /// Ours: removes the file system of this identifier, before the start or while the VM runs.
+    RemoveFilesystem(String) = "remove_filesystem",
     /// Ours: saves one consistent point of the VM while it runs.
     Fork(ForkParams) = "fork",
     /// Ours: presses the guest's power button, and kills the VM at the deadline.

@@ -2,7 +2,8 @@
 //!
 //! The format is that of Firecracker's `--config-file`, so that its users' files work, with
 //! additions of our own (a drive's `format`, `concat`, `serial` and `num_queues`, an interface's
-//! `num_queue_pairs`, the machine's `transport`, `console`). A key that nobody knows is refused;
+//! `num_queue_pairs`, the machine's `transport`, `console`,
+//! `filesystems`). A key that nobody knows is refused;
 //! the two of Firecracker's that aren't honoured, the machine's `smt` and `cpu_template`, are
 //! accepted at their default values only.
 //!
@@ -20,17 +21,19 @@ mod validate;
 
 pub use checked::{
     BalloonConfig, BootConfig, ConsoleConfig, ConsoleOutput, DriveBackend, DriveConfig,
-    EntropyConfig, LoggerConfig, MachineConfig, MemoryHotplugConfig, MetricsConfig, MmdsConfig,
-    NetConfig, PmemConfig, SerialConfig, VmConfig, VsockConfig,
+    EntropyConfig, FilesystemConfig, LoggerConfig, MachineConfig, MemoryHotplugConfig,
+    MetricsConfig, MmdsConfig, NetConfig, PmemConfig, SerialConfig, ShareConfig, VmConfig,
+    VsockConfig,
 };
 pub use error::{ConfigError, Field, Section};
 pub use mac::{MacAddr, ParseMacError};
 pub use spec::{
     BackingFile, BalloonSpec, Bitmap, BootSourceSpec, CacheType, ConsoleDevice, ConsoleMode,
     ConsoleSpec, CpuTemplate, CpuidLeafModifier, CpuidModifier, CpuidRegister, DiskFormat,
-    DriveSpec, EntropySpec, HugePages, IoEngine, KvmCapability, LogLevel, LoggerSpec, MachineSpec,
-    MemoryHotplugSpec, MetricsSpec, MmdsSpec, MmdsVersion, MsrModifier, NetSpec, ParseLevelError,
-    PmemSpec, RateLimiter, Register, SerialSpec, TokenBucket, Transport, VmSpec, VsockSpec,
+    DriveSpec, EntropySpec, FilesystemSpec, HugePages, IoEngine, KvmCapability, LogLevel,
+    LoggerSpec, MachineSpec, MemoryHotplugSpec, MetricsSpec, MmdsSpec, MmdsVersion, MsrModifier,
+    NetSpec, ParseLevelError, PmemSpec, RateLimiter, Register, SerialSpec, ShareSpec, TokenBucket,
+    Transport, VmSpec, VsockSpec,
 };
 
 /// The most vCPUs that a VM may have.
@@ -57,6 +60,12 @@ pub const MAX_CONCAT_FILES: usize = 256;
 
 /// The longest serial number of a drive in bytes (VIRTIO 1.3 §5.2.6, `VIRTIO_BLK_T_GET_ID`).
 pub const MAX_SERIAL_BYTES: usize = 20;
+
+/// The longest tag of a file system in bytes (VIRTIO 1.3 §5.11.4).
+pub const MAX_TAG_BYTES: usize = 36;
+
+/// The most shares of a file system.
+pub const MAX_SHARES: usize = 256;
 
 /// The command line's first words when the configuration gives no `boot_args`. `console=` is
 /// prepended when the guest has one; see [`BootConfig::cmdline`].

@@ -222,6 +222,9 @@ pub enum ErrorKind {
     DiskSize,
     /// The path is no disk image: a directory, a socket, a damaged or different image format.
     DiskUnsupported,
+    /// There's nothing to share at the path, or it's neither a directory nor a file, or it may not be
+    /// opened.
+    ShareUnusable,
     /// There's no TAP interface of the name.
     TapMissing,
     /// Another process is attached to the TAP interface.

@@ -160,7 +160,7 @@ pub struct VmDetails {
 pub struct DeviceDetails {
     /// Its name on the host's side; for a device of which there's one only, its kind.
     pub id: String,
-    /// What it is: `block`, `net`, `vsock`, `rng`, `balloon`, `console`, `pmem` or `mem`.
+    /// What it is: `block`, `net`, `vsock`, `rng`, `balloon`, `console`, `pmem`, `fs` or `mem`.
     pub kind: String,
     /// Where it is: a PCI function such as `0000:00:03.0`, or an address such as `0xd0000000`.
     pub address: String,

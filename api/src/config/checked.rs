@@ -1,5 +1,6 @@
 //! The configuration once it's checked: what the VMM builds a machine from.
 
+mod filesystem;
 mod memory;
 mod outputs;
 mod services;
@@ -8,6 +9,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Serialize, Serializer};
 
+pub use self::filesystem::{FilesystemConfig, ShareConfig};
 pub use self::memory::{MemoryHotplugConfig, PmemConfig};
 pub use self::outputs::{LoggerConfig, MetricsConfig, SerialConfig};
 pub use self::services::{BalloonConfig, EntropyConfig, MmdsConfig, VsockConfig};
@@ -46,6 +48,8 @@ pub struct VmConfig {
     pub serial: Option<SerialConfig>,
     /// Files that the guest sees as persistent memory, in its order.
     pub pmem: Vec<PmemConfig>,
+    /// Directories of the host's that the guest mounts.
+    pub filesystems: Vec<FilesystemConfig>,
     /// Memory that's plugged into the running guest.
     pub memory_hotplug: Option<MemoryHotplugConfig>,
     /// The metadata service.
@@ -238,6 +242,7 @@ impl From<VmConfig> for VmSpec {
             console: Some(config.console.into()),
             serial: config.serial.map(Into::into),
             pmem: config.pmem.into_iter().map(Into::into).collect(),
+            filesystems: config.filesystems.into_iter().map(Into::into).collect(),
             memory_hotplug: config.memory_hotplug.map(Into::into),
             mmds_config: config.mmds.map(Into::into),
             cpu_config: (config.cpu_template != CpuTemplate::default())

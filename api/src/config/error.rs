@@ -127,6 +127,8 @@ pub enum Section {
     Console,
     /// `pmem`
     Pmem,
+    /// `filesystems`
+    Filesystems,
     /// `memory-hotplug`
     MemoryHotplug,
     /// `mmds-config`
@@ -144,7 +146,7 @@ pub enum Section {
 }
 
 impl Section {
-    const ALL: [Self; 15] = [
+    const ALL: [Self; 16] = [
         Self::BootSource,
         Self::Drives,
         Self::NetworkInterfaces,
@@ -154,6 +156,7 @@ impl Section {
         Self::Balloon,
         Self::Console,
         Self::Pmem,
+        Self::Filesystems,
         Self::MemoryHotplug,
         Self::MmdsConfig,
         Self::CpuConfig,
@@ -175,6 +178,7 @@ impl Section {
             Self::Balloon => "balloon",
             Self::Console => "console",
             Self::Pmem => "pmem",
+            Self::Filesystems => "filesystems",
             Self::MemoryHotplug => "memory-hotplug",
             Self::MmdsConfig => "mmds-config",
             Self::CpuConfig => "cpu-config",
@@ -192,7 +196,7 @@ pub struct Field {
     /// The top-level key.
     pub section: Section,
     /// Which element of the section's list, counted from 0; only for `drives`,
-    /// `network-interfaces` and `pmem`.
+    /// `network-interfaces`, `pmem` and `filesystems`.
     pub index: Option<usize>,
     /// The key within the section, nested keys with dots; empty for the section as a whole.
     pub key: String,
@@ -221,6 +225,12 @@ impl Field {
     #[must_use]
     pub fn pmem(index: usize, key: &str) -> Self {
         Self { section: Section::Pmem, index: Some(index), key: key.to_owned() }
+    }
+
+    /// A key of the file system at `index`.
+    #[must_use]
+    pub fn filesystem(index: usize, key: &str) -> Self {
+        Self { section: Section::Filesystems, index: Some(index), key: key.to_owned() }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The configuration as it's written: Firecracker's keys, and ours.
 
 mod cpu_template;
+mod filesystem;
 mod memory;
 mod mmds;
 mod outputs;
@@ -15,6 +16,7 @@ pub use self::cpu_template::{
     Bitmap, CpuTemplate, CpuidLeafModifier, CpuidModifier, CpuidRegister, KvmCapability,
     MsrModifier, Register,
 };
+pub use self::filesystem::{FilesystemSpec, ShareSpec};
 pub use self::memory::{MemoryHotplugSpec, PmemSpec};
 pub use self::mmds::{MmdsSpec, MmdsVersion};
 pub use self::outputs::{LogLevel, LoggerSpec, MetricsSpec, ParseLevelError, SerialSpec};
@@ -72,6 +74,9 @@ pub struct VmSpec {
     /// Files that the guest sees as persistent memory, in the order that it sees them.
     #[serde(default)]
     pub pmem: Vec<PmemSpec>,
+    /// Ours: directories of the host's that the guest mounts.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub filesystems: Vec<FilesystemSpec>,
 }
 
 impl VmSpec {

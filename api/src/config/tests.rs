@@ -9,6 +9,7 @@ use crate::event::ErrorKind;
 
 mod backing;
 mod concat;
+mod filesystems;
 mod services;
 
 fn base() -> Value {

@@ -1,6 +1,7 @@
 //! From [`VmSpec`] to [`VmConfig`]: every check that needs nothing of the host.
 
 mod devices;
+mod filesystems;
 mod services;
 mod values;
 
@@ -10,8 +11,9 @@ use self::values::{checked_path, checked_socket, in_range, invalid, is_printable
 use super::{
     BootConfig, BootSourceSpec, ConfigError, ConsoleConfig, ConsoleDevice, ConsoleMode,
     ConsoleOutput, ConsoleSpec, DEFAULT_BOOT_ARGS, DEFAULT_MEM_MIB, DriveConfig, DriveSpec, Field,
-    HugePages, MAX_CMDLINE_BYTES, MAX_MEM_MIB, MAX_VCPUS, MachineConfig, MachineSpec, NetConfig,
-    NetSpec, PmemConfig, PmemSpec, Section, VmConfig, VmSpec,
+    FilesystemConfig, FilesystemSpec, HugePages, MAX_CMDLINE_BYTES, MAX_MEM_MIB, MAX_VCPUS,
+    MachineConfig, MachineSpec, NetConfig, NetSpec, PmemConfig, PmemSpec, Section, VmConfig,
+    VmSpec,
 };
 
 impl VmSpec {
@@ -47,6 +49,7 @@ impl VmSpec {
         let drives = devices::drives(self.drives)?;
         let nets = devices::nets(self.network_interfaces)?;
         let pmem = services::pmem(self.pmem, &drives)?;
+        let filesystems = filesystems::filesystems(self.filesystems)?;
         Ok(VmConfig {
             boot: boot(self.boot_source.unwrap_or_default(), &console, &drives, &pmem)?,
             vsock: self.vsock.map(services::vsock).transpose()?,
@@ -69,6 +72,7 @@ impl VmSpec {
             drives,
             nets,
             pmem,
+            filesystems,
         })
     }
 }
@@ -117,6 +121,18 @@ impl VmConfig {
         let device = services::pmem_device(index, spec)?;
         services::refuse_pmem_conflict(index, &device, &self.pmem, &self.drives)?;
         Ok(device)
+    }
+
+    /// Checks a file system that's to be added to this VM.
+    ///
+    /// # Errors
+    /// The first thing that's wrong with it, or between it and the VM's file systems. Its place is
+    /// the one after the VM's last file system.
+    pub fn check_filesystem(&self, spec: FilesystemSpec) -> Result<FilesystemConfig, ConfigError> {
+        let index = self.filesystems.len();
+        let filesystem = filesystems::filesystem(index, spec)?;
+        filesystems::refuse_filesystem_conflict(index, &filesystem, &self.filesystems)?;
+        Ok(filesystem)
     }
 }
 

@@ -3,7 +3,7 @@
 use super::Route;
 use super::table::{delete, get, post, put};
 use crate::action::VmmAction;
-use crate::config::{DriveSpec, NetSpec, PmemSpec};
+use crate::config::{DriveSpec, FilesystemSpec, NetSpec, PmemSpec};
 use crate::error::ApiError;
 use crate::event::Event;
 use crate::ext::{ForkParams, ForkReport, ShutdownParams, Timeline, VmDetails};
@@ -49,6 +49,20 @@ pub(super) const ROUTES: &[Route] = &[
         .about("Removes persistent memory from the running VM, once the guest has let go of it")
         .seen_by(DETAILS)
         .asks(|call| Ok(VmmAction::HotunplugPmem(call.id.to_owned()))),
+    put("/ext/v1/filesystems/{fs_id}", "extAddFilesystem")
+        .about("Shares the host's directories, before the start or with the running VM")
+        .takes::<FilesystemSpec>(
+            r#"{"fs_id": "shares", "shares": [{"path": "/srv/www", "is_read_only": true}]}"#,
+        )
+        .seen_by(&["extRemoveFilesystem", "extGetVm"])
+        .asks(|call| {
+            call.read_with_id(&[], |filesystem: &FilesystemSpec| &filesystem.fs_id)
+                .map(VmmAction::AddFilesystem)
+        }),
+    delete("/ext/v1/filesystems/{fs_id}", "extRemoveFilesystem")
+        .about("Stops sharing: at once before the start, then once the guest has let go of it")
+        .seen_by(DETAILS)
+        .asks(|call| Ok(VmmAction::RemoveFilesystem(call.id.to_owned()))),
     post("/ext/v1/fork", "extFork")
         .about("Saves one consistent point of the VM, disks included, while it runs")
         .takes::<ForkParams>(

@@ -124,7 +124,7 @@ impl Machine {
     }
 
     /// Makes the device `key` of the configuration that `add` makes, and tells the guest.
-    fn plug(
+    pub(super) fn plug(
         &mut self,
         key: DeviceKey,
         add: impl FnOnce(&mut VmConfig),
@@ -157,7 +157,7 @@ impl Machine {
         self.unplug(&DeviceKey::Net(id.to_owned()))
     }
 
-    fn unplug(&mut self, key: &DeviceKey) -> Result<(), ApiError> {
+    pub(super) fn unplug(&mut self, key: &DeviceKey) -> Result<(), ApiError> {
         if self.devices.handle(key).is_none() {
             return Err(no_such(noun(key), key.name()));
         }
@@ -177,6 +177,7 @@ impl Machine {
                 DeviceKey::Block(id) => self.config.drives.retain(|drive| drive.id != *id),
                 DeviceKey::Net(id) => self.config.nets.retain(|net| net.id != *id),
                 DeviceKey::Pmem(id) => self.config.pmem.retain(|pmem| pmem.id != *id),
+                DeviceKey::Fs(id) => self.config.filesystems.retain(|fs| fs.id != *id),
                 _ => {}
             }
         }
@@ -199,6 +200,7 @@ fn noun(key: &DeviceKey) -> &'static str {
     match key {
         DeviceKey::Block(_) => "drive",
         DeviceKey::Net(_) => "network interface",
+        DeviceKey::Fs(_) => "file system",
         other => other.kind(),
     }
 }

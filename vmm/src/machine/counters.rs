@@ -34,7 +34,7 @@ fn counters(handle: &Handle) -> Option<Counters> {
         Handle::Balloon(port) => Some(balloon(port)),
         Handle::Pmem { metrics, .. } => Some(pmem(metrics)),
         Handle::Memory(port) => Some(memory(port)),
-        Handle::Rng | Handle::Console | Handle::VhostUser(_) => None,
+        Handle::Rng | Handle::Fs | Handle::Console | Handle::VhostUser(_) => None,
     }
 }
 

@@ -16,6 +16,7 @@ mod console;
 mod counters;
 mod cpu_template;
 mod device_memory;
+mod filesystem;
 mod fork;
 mod legacy;
 mod overlay;

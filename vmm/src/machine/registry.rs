@@ -45,6 +45,8 @@ pub(super) enum Handle {
     Rng,
     /// The balloon.
     Balloon(Arc<BalloonPort>),
+    /// A file system, which nothing changes.
+    Fs,
     /// The console, which nothing changes.
     Console,
     /// Memory that is plugged.

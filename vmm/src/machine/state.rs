@@ -68,6 +68,8 @@ pub(crate) enum DeviceKey {
     Net(String),
     /// The persistent memory of this identifier.
     Pmem(String),
+    /// The file system of this identifier.
+    Fs(String),
     /// The socket device.
     Vsock,
     /// The source of randomness.
@@ -85,7 +87,7 @@ impl DeviceKey {
     /// machine has one of it at most.
     pub(crate) fn name(&self) -> &str {
         match self {
-            Self::Block(id) | Self::Net(id) | Self::Pmem(id) => id,
+            Self::Block(id) | Self::Net(id) | Self::Pmem(id) | Self::Fs(id) => id,
             other => other.kind(),
         }
     }
@@ -96,6 +98,7 @@ impl DeviceKey {
             Self::Block(_) => "block",
             Self::Net(_) => "net",
             Self::Pmem(_) => "pmem",
+            Self::Fs(_) => "fs",
             Self::Vsock => "vsock",
             Self::Rng => "rng",
             Self::Balloon => "balloon",

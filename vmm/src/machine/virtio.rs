@@ -27,6 +27,7 @@ use sys::tap::{Tap, TapError};
 
 use super::Surroundings;
 use super::device_memory::{DeviceMemory, Pluggable};
+use super::filesystem;
 use super::registry::{Handle, Made};
 use super::state::DeviceKey;
 use crate::error::VmmError;
@@ -50,6 +51,7 @@ pub(super) fn keys(config: &VmConfig) -> Vec<DeviceKey> {
     keys.extend(config.drives.iter().map(|drive| DeviceKey::Block(drive.id.clone())));
     keys.extend(config.nets.iter().map(|net| DeviceKey::Net(net.id.clone())));
     keys.extend(config.pmem.iter().map(|pmem| DeviceKey::Pmem(pmem.id.clone())));
+    keys.extend(config.filesystems.iter().map(|fs| DeviceKey::Fs(fs.id.clone())));
     let single = [
         (config.vsock.is_some(), DeviceKey::Vsock),
         (config.entropy.is_some(), DeviceKey::Rng),
@@ -104,6 +106,11 @@ pub(super) fn make(
         DeviceKey::Pmem(id) => {
             let index = config.pmem.iter().position(|pmem| pmem.id == *id).ok_or_else(missing)?;
             make_pmem(&config.pmem[index], index, memory)
+        }
+        DeviceKey::Fs(id) => {
+            let index = config.filesystems.iter().position(|fs| fs.id == *id);
+            let index = index.ok_or_else(missing)?;
+            filesystem::make(&config.filesystems[index], index)
         }
         DeviceKey::Memory => {
             let Pluggable { region, memory, slots } =

@@ -97,6 +97,9 @@ fn child() {
 
 /// Does some of what a thread of `role` does.
 fn allowed(role: Role, (one, other): &mut (UnixStream, UnixStream), path: &Path) {
+    if role == Files {
+        return share_files(path).unwrap();
+    }
     one.set_nonblocking(true).unwrap();
     one.write_all(&vec![1; 1 << 16]).unwrap();
     other.read_exact(&mut vec![0; 1 << 16]).unwrap();
@@ -107,7 +110,7 @@ fn allowed(role: Role, (one, other): &mut (UnixStream, UnixStream), path: &Path)
         assert_eq!(answer, 1 << 20);
         vmm_sys_util::eventfd::EventFd::new(0).unwrap();
     }
-    if matches!(role, Files | Snapshot | Main) {
+    if matches!(role, Snapshot | Main) {
         File::open("/proc/self/status").unwrap().read_to_string(&mut String::new()).unwrap();
     }
     if role == Main {
@@ -115,6 +118,52 @@ fn allowed(role: Role, (one, other): &mut (UnixStream, UnixStream), path: &Path)
         UnixStream::connect(path.with_file_name("nobody")).unwrap_err();
         std::fs::write(path.with_file_name("file"), b"text").unwrap();
     }
+}
+
+/// Does beside `path` what a file system's guest may ask for.
+fn share_files(path: &Path) -> rustix::io::Result<()> {
+    use rustix::fs::{self, AtFlags, CWD, FileType, Mode, OFlags, RenameFlags, ResolveFlags};
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    let above = fs::openat(CWD, path.parent().unwrap(), flags, Mode::empty())?;
+    fs::mkdirat(&above, "shared", Mode::RWXU)?;
+    let directory = fs::openat2(&above, "shared", flags, Mode::empty(), ResolveFlags::BENEATH)?;
+    fs::statx(&directory, "", AtFlags::EMPTY_PATH, fs::StatxFlags::BASIC_STATS)?;
+    fs::mknodat(&directory, "file", FileType::RegularFile, Mode::RWXU, 0)?;
+    fs::symlinkat("file", &directory, "link")?;
+    fs::readlinkat(&directory, "link", Vec::new())?;
+    let file = fs::openat(&directory, "file", OFlags::RDWR, Mode::empty())?;
+    let by_fd = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
+    fs::chmodat(CWD, &by_fd, Mode::RWXU, AtFlags::empty())?;
+    let (uid, gid) = (rustix::process::geteuid(), None);
+    fs::chownat(&file, "", Some(uid), gid, AtFlags::EMPTY_PATH)?;
+    fs::linkat(CWD, &by_fd, &directory, "hard", AtFlags::SYMLINK_FOLLOW)?;
+    fs::renameat_with(&directory, "hard", &directory, "other", RenameFlags::NOREPLACE)?;
+    fs::unlinkat(&directory, "other", AtFlags::empty())?;
+    let time = fs::Timespec { tv_sec: 1, tv_nsec: 0 };
+    let times = fs::Timestamps { last_access: time, last_modification: time };
+    fs::utimensat(&file, "", &times, AtFlags::EMPTY_PATH)?;
+    for result in [
+        fs::setxattr(&by_fd, "user.a", b"value", fs::XattrFlags::empty()),
+        fs::getxattr(&by_fd, "user.a", &mut [0; 16][..]).map(drop),
+        fs::listxattr(&by_fd, &mut [0; 64][..]).map(drop),
+        fs::removexattr(&by_fd, "user.a"),
+    ] {
+        // Not every file system has them.
+        assert!(matches!(result, Ok(()) | Err(rustix::io::Errno::OPNOTSUPP)));
+    }
+    let file = File::from(file);
+    std::os::unix::fs::FileExt::write_all_at(&file, b"text", 0).unwrap();
+    fs::fallocate(&file, fs::FallocateFlags::KEEP_SIZE, 0, 4096)?;
+    fs::copy_file_range(&file, Some(&mut 0), &file, Some(&mut 8), 4)?;
+    fs::seek(&file, fs::SeekFrom::Data(0))?;
+    fs::ftruncate(&file, 2)?;
+    fs::fsync(&file)?;
+    fs::fdatasync(&file)?;
+    fs::fstatvfs(&directory)?;
+    let listed = fs::openat(&directory, ".", OFlags::RDONLY, Mode::empty())?;
+    let mut buffer = [std::mem::MaybeUninit::uninit(); 1024];
+    assert!(fs::RawDir::new(&listed, &mut buffer).next().is_some());
+    Ok(())
 }
 
 fn run(role: Role, name: &str, events: &Path) -> Output {

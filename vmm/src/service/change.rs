@@ -52,6 +52,8 @@ impl Vmm {
             A::UpdatePmem(patch) => self.on_machine(|machine| machine.update_pmem(&patch)),
             A::HotplugPmem(spec) => self.plug(|machine| machine.plug_pmem(spec)),
             A::HotunplugPmem(id) => self.on_machine(|machine| machine.unplug_pmem(&id)),
+            A::AddFilesystem(spec) => self.plug(|machine| machine.plug_filesystem(spec)),
+            A::RemoveFilesystem(id) => self.on_machine(|machine| machine.unplug_filesystem(&id)),
             A::HotplugDrive(spec) => self.plug(|machine| machine.plug_drive(spec)),
             A::HotplugNet(spec) => self.plug(|machine| machine.plug_net(spec)),
             A::HotunplugDrive(id) => self.on_machine(|machine| machine.unplug_drive(&id)),

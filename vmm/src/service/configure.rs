@@ -7,8 +7,9 @@ use std::path::Path;
 
 use api::ApiError;
 use api::config::{
-    BalloonSpec, BootSourceSpec, CpuTemplate, DriveSpec, EntropySpec, MachineConfig, MachineSpec,
-    MemoryHotplugSpec, MmdsSpec, NetSpec, PmemSpec, SerialSpec, VmConfig, VmSpec, VsockSpec,
+    BalloonSpec, BootSourceSpec, CpuTemplate, DriveSpec, EntropySpec, FilesystemSpec,
+    MachineConfig, MachineSpec, MemoryHotplugSpec, MmdsSpec, NetSpec, PmemSpec, SerialSpec,
+    VmConfig, VmSpec, VsockSpec,
 };
 use api::v1::MachinePatch;
 use rustix::fs::OFlags;
@@ -88,6 +89,18 @@ impl Configuration {
 
     pub(super) fn insert_pmem(&mut self, pmem: PmemSpec) -> Result<(), ApiError> {
         self.change(|spec| replace(&mut spec.pmem, pmem, |pmem| &pmem.id))
+    }
+
+    pub(super) fn insert_filesystem(&mut self, fs: FilesystemSpec) -> Result<(), ApiError> {
+        self.change(|spec| replace(&mut spec.filesystems, fs, |fs| &fs.fs_id))
+    }
+
+    pub(super) fn remove_filesystem(&mut self, id: &str) -> Result<(), ApiError> {
+        if self.spec.filesystems.iter().any(|fs| fs.fs_id == id) {
+            return self.change(|spec| spec.filesystems.retain(|fs| fs.fs_id != id));
+        }
+        let reason = format!("this VM has no file system of the identifier {id:?}");
+        Err(ApiError::bad_request(reason))
     }
 
     pub(super) fn set_machine(&mut self, machine: MachineSpec) -> Result<(), ApiError> {

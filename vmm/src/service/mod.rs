@@ -198,6 +198,12 @@ impl Vmm {
             A::ConfigureBootSource(spec) => self.configuration.set_boot_source(spec),
             A::InsertDrive(spec) => self.configuration.insert_drive(spec),
             A::InsertNet(spec) => self.configuration.insert_net(spec),
+            A::AddFilesystem(spec) if self.machine.is_none() => {
+                self.configuration.insert_filesystem(spec)
+            }
+            A::RemoveFilesystem(id) if self.machine.is_none() => {
+                self.configuration.remove_filesystem(&id)
+            }
             A::InsertPmem(spec) => self.configuration.insert_pmem(spec),
             A::SetMachineConfig(spec) => self.configuration.set_machine(spec),
             A::UpdateMachineConfig(patch) => self.configuration.update_machine(patch),

@@ -79,6 +79,8 @@ fn fits(action: &VmmAction) -> Fits {
         | A::GetMetrics
         | A::GetTimeline
         | A::GetDetails
+        | A::AddFilesystem(_)
+        | A::RemoveFilesystem(_)
         | A::Kill => Fits::Always,
         A::ConfigureBootSource(_)
         | A::InsertDrive(_)

@@ -6,7 +6,9 @@ use serde::de::DeserializeOwned;
 
 use super::{Client, ClientError, Response, WireRequest};
 use crate::action::VmmAction;
-use crate::config::{BalloonSpec, DriveSpec, MachineSpec, NetSpec, PmemSpec, VmSpec};
+use crate::config::{
+    BalloonSpec, DriveSpec, FilesystemSpec, MachineSpec, NetSpec, PmemSpec, VmSpec,
+};
 use crate::ext::{ForkParams, ForkReport, ShutdownParams, Timeline, VmDetails};
 use crate::v1::{
     BalloonStats, CreateSnapshotParams, InstanceInfo, LoadSnapshotParams, MemoryHotplugStatus,
@@ -121,6 +123,10 @@ methods! {
     hotplug_pmem(pmem: PmemSpec) -> () = HotplugPmem;
     /// Removes persistent memory from the running VM.
     hotunplug_pmem(id: String) -> () = HotunplugPmem;
+    /// Shares the host's directories.
+    add_filesystem(filesystem: FilesystemSpec) -> () = AddFilesystem;
+    /// Stops sharing.
+    remove_filesystem(id: String) -> () = RemoveFilesystem;
     /// Writes the metrics to where they are configured to go.
     flush_metrics() -> () = FlushMetrics;
     /// The metrics as Prometheus' text.

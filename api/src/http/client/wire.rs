@@ -71,6 +71,8 @@ impl WireRequest {
             }
             A::HotunplugNet(id) => bare(Method::DELETE, &with_id("/ext/v1/network-interfaces", id)),
             A::HotplugPmem(body) => put(&with_id("/ext/v1/pmem", &body.id), body)?,
+            A::AddFilesystem(body) => put(&with_id("/ext/v1/filesystems", &body.fs_id), body)?,
+            A::RemoveFilesystem(id) => bare(Method::DELETE, &with_id("/ext/v1/filesystems", id)),
             A::HotunplugPmem(id) => bare(Method::DELETE, &with_id("/ext/v1/pmem", id)),
             A::Fork(body) => with_body(Method::POST, "/ext/v1/fork", body)?,
             A::Shutdown(body) => with_body(Method::POST, "/ext/v1/shutdown", body)?,
