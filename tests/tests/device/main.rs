@@ -2,6 +2,7 @@
 
 mod balloon;
 mod drives;
+mod fs;
 mod limits;
 mod memory_hotplug;
 mod metadata;
