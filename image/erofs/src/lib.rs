@@ -25,6 +25,8 @@ mod output;
 mod reader;
 mod source;
 mod tar;
+#[cfg(test)]
+mod testing;
 mod tree;
 
 pub use layer::{EntryError, LayerError, LayerSummary, write_layer};
