@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use api::VmmAction;
-use api::config::{DriveSpec, NetSpec, VmSpec};
+use api::config::{DriveSpec, FilesystemSpec, NetSpec, VmSpec};
 use api::ext::{ForkParams, ForkReport, VmDetails};
 use api::http::{Client, ClientError, Events};
 use api::v1::{CreateSnapshotParams, InstanceInfo, LoadSnapshotParams, TargetState, VmTarget};
@@ -75,6 +75,14 @@ impl Connection {
 
     pub(crate) fn attach_net(&mut self, spec: &NetSpec) -> Result<()> {
         self.client.put(&format!("/ext/v1/network-interfaces/{}", spec.iface_id), spec)
+    }
+
+    pub(crate) fn attach_filesystem(&mut self, spec: &FilesystemSpec) -> Result<()> {
+        self.client.put(&format!("/ext/v1/filesystems/{}", spec.fs_id), spec)
+    }
+
+    pub(crate) fn detach_filesystem(&mut self, id: &str) -> Result<()> {
+        self.client.delete(&format!("/ext/v1/filesystems/{id}"))
     }
 
     pub(crate) fn detach_drive(&mut self, id: &str) -> Result<()> {

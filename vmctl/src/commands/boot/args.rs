@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use api::config::Transport;
 use clap::{Args, ValueEnum};
 
-use super::devices::{ConsoleArg, DiskArg, MemoryArg, NetArg, VsockArg};
+use super::devices::{ConsoleArg, DiskArg, MemoryArg, NetArg, ShareArg, VsockArg};
 
 /// Boots a guest kernel as a virtual machine and connects this terminal to its console.
 ///
@@ -54,6 +54,14 @@ pub(crate) struct BootArgs {
     #[arg(long = "net", value_name = "tap=NAME[,OPTION...]", help_heading = "Devices")]
     pub(crate) nets: Vec<NetArg>,
 
+    /// A directory, or a single file, of the host's; may be given several times. The guest has all of
+    /// them in one by `mount -t virtiofs shares DIR`.
+    ///
+    /// Each is called NAME there: its number, from 0, unless given. With `:ro` the guest may only
+    /// read. A path with `=` in it starts with `./` or `/`.
+    #[arg(long = "share", value_name = "[NAME=]DIR[:ro]", help_heading = "Devices")]
+    pub(crate) shares: Vec<ShareArg>,
+
     /// Sockets between host and guest: the guest's context identifier, and the Unix socket on the
     /// host (connect to it and send `CONNECT PORT`).
     #[arg(long, value_name = "cid=N,path=SOCKET", help_heading = "Devices")]
@@ -98,7 +106,7 @@ pub(crate) struct BootArgs {
     pub(crate) hugepages: bool,
 
     /// A configuration file in the format of Firecracker's --config-file. Other flags replace what
-    /// it says; --disk and --net add to its lists.
+    /// it says; --disk, --net and --share add to its lists.
     #[arg(long, value_name = "FILE", help_heading = "Running")]
     pub(crate) config: Option<PathBuf>,
 

@@ -3,7 +3,8 @@
 use std::fs;
 
 use api::config::{
-    BalloonSpec, ConfigError, EntropySpec, Field, HugePages, Section, VmConfig, VmSpec,
+    BalloonSpec, ConfigError, EntropySpec, Field, FilesystemSpec, HugePages, Section, VmConfig,
+    VmSpec,
 };
 
 use super::args::BootArgs;
@@ -20,7 +21,12 @@ pub(crate) struct Origins {
     drives: Vec<Option<String>>,
     /// `--net VALUE` of each interface.
     nets: Vec<Option<String>>,
+    /// `--share VALUE`, by the share that it's for.
+    shares: Vec<(Field, String)>,
 }
+
+/// What the guest mounts the shares by that are given as flags.
+const SHARES: &str = "shares";
 
 /// Each flag that sets a single field.
 const FIELD_FLAGS: [(Section, &str, &str); 10] = [
@@ -70,6 +76,7 @@ fn assemble(args: &BootArgs, file: VmSpec) -> (VmSpec, Origins) {
     };
     add_drives(args, &mut spec, &mut origins);
     add_nets(args, &mut spec, &mut origins);
+    add_shares(args, &mut spec, &mut origins);
     set_boot_source(args, &mut spec);
     set_machine(args, &mut spec);
     if let Some(vsock) = &args.vsock {
@@ -125,6 +132,25 @@ fn add_nets(args: &BootArgs, spec: &mut VmSpec, origins: &mut Origins) {
         }
         spec.network_interfaces.push(interface);
         origins.nets.push(Some(format!("--net {}", net.text)));
+    }
+}
+
+/// Adds the shares to the file system of that name.
+fn add_shares(args: &BootArgs, spec: &mut VmSpec, origins: &mut Origins) {
+    if args.shares.is_empty() {
+        return;
+    }
+    let known = spec.filesystems.iter().position(|filesystem| filesystem.fs_id == SHARES);
+    let index = known.unwrap_or_else(|| {
+        let fs_id = SHARES.to_owned();
+        spec.filesystems.push(FilesystemSpec { fs_id, ..FilesystemSpec::default() });
+        spec.filesystems.len() - 1
+    });
+    let shares = &mut spec.filesystems[index].shares;
+    for share in &args.shares {
+        let field = Field::filesystem(index, &format!("shares[{}]", shares.len()));
+        origins.shares.push((field, format!("--share {}", share.text)));
+        shares.push(share.spec.clone());
     }
 }
 
@@ -200,9 +226,19 @@ impl Origins {
         let flags = match field.section {
             Section::Drives => &self.drives,
             Section::NetworkInterfaces => &self.nets,
+            Section::Filesystems => return self.share_flag(field),
             _ => return None,
         };
         flags.get(field.index?)?.clone()
+    }
+
+    fn share_flag(&self, field: &Field) -> Option<String> {
+        let is_of = |share: &Field| {
+            share.index == field.index
+                && field.key.strip_prefix(&share.key).is_some_and(|rest| rest.starts_with('.'))
+        };
+        let (_, text) = self.shares.iter().find(|(share, _)| is_of(share))?;
+        Some(text.clone())
     }
 
     fn given_flag(&self, field: &Field) -> Option<String> {

@@ -1,11 +1,11 @@
-//! The values of `--disk`, `--net`, `--vsock`, `--console` and `--memory`.
+//! The values of `--disk`, `--net`, `--share`, `--vsock`, `--console` and `--memory`.
 
 use std::path::PathBuf;
 use std::str::FromStr;
 
 use api::config::{
     CacheType, ConsoleDevice, ConsoleMode, ConsoleSpec, DiskFormat, DriveSpec, IoEngine, NetSpec,
-    RateLimiter, TokenBucket, VsockSpec,
+    RateLimiter, ShareSpec, TokenBucket, VsockSpec,
 };
 
 use crate::options::{OptionError, parse_list, parse_with_first};
@@ -23,6 +23,7 @@ pub(crate) struct Given<T> {
 
 pub(crate) type DiskArg = Given<DriveSpec>;
 pub(crate) type NetArg = Given<NetSpec>;
+pub(crate) type ShareArg = Given<ShareSpec>;
 pub(crate) type VsockArg = Given<VsockSpec>;
 pub(crate) type ConsoleArg = Given<ConsoleSpec>;
 /// Memory, in MiB.
@@ -104,6 +105,27 @@ impl FromStr for NetArg {
         }
         spec.rx_rate_limiter = given(rx);
         spec.tx_rate_limiter = given(tx);
+        Ok(Self { text: text.to_owned(), spec })
+    }
+}
+
+impl FromStr for ShareArg {
+    type Err = OptionError;
+
+    /// Reads `[NAME=]DIR[:ro]`. What's before a `=` is no name if there's a `/` in it.
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let (name, rest) = match text.split_once('=') {
+            Some((name, rest)) if !name.contains('/') => (Some(name.to_owned()), rest),
+            _ => (None, text),
+        };
+        let (path, is_read_only) = match rest.strip_suffix(":ro") {
+            Some(path) => (path, true),
+            None => (rest.strip_suffix(":rw").unwrap_or(rest), false),
+        };
+        if path.is_empty() {
+            return Err(OptionError::Missing("the directory's path"));
+        }
+        let spec = ShareSpec { name, path: PathBuf::from(path), is_read_only };
         Ok(Self { text: text.to_owned(), spec })
     }
 }
@@ -235,6 +257,25 @@ mod tests {
         assert_eq!(arg.spec.num_queue_pairs, Some(2));
         assert_eq!(arg.spec.rx_rate_limiter.unwrap().bandwidth, per_second(1 << 20));
         assert_eq!(arg.spec.tx_rate_limiter.unwrap().ops, per_second(5));
+    }
+
+    #[test]
+    fn share_has_a_directory_and_may_have_a_name_and_be_read_only() {
+        for (text, name, path, is_read_only) in [
+            ("/srv", None, "/srv", false),
+            ("/srv:ro", None, "/srv", true),
+            ("www=/srv:rw", Some("www"), "/srv", false),
+            ("www=srv:ro", Some("www"), "srv", true),
+            ("./a=b", None, "./a=b", false),
+            ("n=a=b:c", Some("n"), "a=b:c", false),
+        ] {
+            let spec = text.parse::<ShareArg>().unwrap().spec;
+            assert_eq!(spec.name.as_deref(), name, "{text}");
+            assert_eq!((spec.path, spec.is_read_only), (path.into(), is_read_only), "{text}");
+        }
+        for text in ["", ":ro", "name=", "name=:ro"] {
+            assert!(text.parse::<ShareArg>().is_err(), "{text}");
+        }
     }
 
     #[test]

@@ -27,6 +27,9 @@ fn files(config: &mut VmConfig) -> impl Iterator<Item = &mut PathBuf> {
         files.extend(&mut drive.concat);
     }
     files.extend(config.pmem.iter_mut().map(|pmem| &mut pmem.path));
+    for filesystem in &mut config.filesystems {
+        files.extend(filesystem.shares.iter_mut().map(|share| &mut share.path));
+    }
     if let ConsoleOutput::File(file) = &mut config.console.output {
         files.push(file);
     }
@@ -80,6 +83,7 @@ mod tests {
                   "is_read_only": true, "concat": [path("c2")] },
             ],
             "pmem": [{ "id": "p", "path_on_host": path("p") }],
+            "filesystems": [{ "fs_id": "f", "shares": [{ "name": "0", "path": path("d") }] }],
             "vsock": { "guest_cid": 3, "uds_path": socket("v") },
             "console": { "mode": "socket", "path": socket("c") },
             "logger": { "log_path": path("l") },

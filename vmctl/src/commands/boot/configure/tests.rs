@@ -158,3 +158,23 @@ fn root_device_and_its_flag_move_together() {
         "--config f: drives[1].path_on_host"
     );
 }
+
+#[test]
+fn shares_are_in_one_file_system_and_named_by_their_flags() {
+    let file = || {
+        spec(serde_json::json!({
+            "filesystems": [{ "fs_id": "other" }, { "fs_id": "shares", "shares": [{ "path": "/a" }] }]
+        }))
+    };
+    let config = config("--kernel k --share www=/srv:ro --share /b", file());
+    assert_eq!(config.filesystems.len(), 2);
+    let shares = &config.filesystems[1].shares;
+    let names: Vec<_> = shares.iter().map(|share| share.name.as_str()).collect();
+    assert_eq!(names, ["0", "www", "2"]);
+    assert!(shares[1].read_only && config.filesystems[1].tag == "shares");
+
+    let text = message("--kernel k --share a=/a --share a=/b", VmSpec::default());
+    assert!(text.contains("--share a=/b") && text.contains("by --share a=/a"), "{text}");
+    let text = message("--kernel k --share 0=/b", file());
+    assert!(text.contains("--share 0=/b: \"0\" is already used by filesystems[1]"), "{text}");
+}
