@@ -1,1 +1,26 @@
 //! Containers' networks on the host: bridges, addresses, published ports, names.
+//!
+//! ```text
+//! as root   guest ── TAP ── bridge ── rules (NAT, published ports, isolation) ── the host's network
+//!                                  └─ HostPorts: connections from the host's loopback addresses
+//! as user   guest ── stream socket ── passt ── sockets of the user's
+//! ```
+//!
+//! [`Networks`] keeps records on disk, from which bridges and rules follow. All calls wait for what
+//! they do. What belongs to a container is taken back by [`Networks::detach`], or after a crash by
+//! [`Networks::sweep`].
+
+mod error;
+mod host;
+mod networks;
+mod ports;
+mod record;
+mod store;
+mod subnet;
+
+pub use error::NetworkError;
+pub use networks::{Mode, Networks};
+pub use ports::HostPorts;
+pub use record::{
+    Attachment, DEFAULT_NETWORK, Endpoint, Network, NetworkSpec, Protocol, PublishedPort,
+};

@@ -2,6 +2,10 @@
 //! between.
 #![expect(unsafe_code, reason = "TUN/TAP ioctls, and vectored I/O on guest memory")]
 
+mod create;
+
+pub use create::create_persistent;
+
 use std::collections::VecDeque;
 use std::fs::{File, OpenOptions};
 use std::io;

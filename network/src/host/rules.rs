@@ -1,0 +1,184 @@
+//! Packet rules, all in one table that's derived from the records.
+//!
+//! They're written in nftables' own language and handed to `nft`, which replaces the table in one
+//! transaction: no packet sees half of them. Nothing in them is text of a user's: addresses, ports,
+//! and interfaces' names of our own making.
+//!
+//! A published port is translated for everyone but the host's own loopback addresses, which can't
+//! leave the host ([`crate::HostPorts`] serves those).
+
+use std::fmt::{self, Write as _};
+use std::io::{self, Write as _};
+use std::net::IpAddr;
+use std::process::{Command, Stdio};
+
+use crate::NetworkError;
+use crate::record::{Endpoint, Network, PublishedPort};
+
+/// Replaces the table `name` by what the networks and their containers need.
+pub(crate) fn apply(name: &str, places: &[(Network, Vec<Endpoint>)]) -> Result<(), NetworkError> {
+    let script = Script { name, places }.to_string();
+    let spawned = Command::new("nft")
+        .args(["-f", "-"])
+        .stdin(Stdio::piped())
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn();
+    let failed = |error| NetworkError::host("set packet rules", error);
+    let mut child = match spawned {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => {
+            return Err(NetworkError::MissingProgram { program: "nft", package: "nftables" });
+        }
+        other => other.map_err(failed)?,
+    };
+    // It says why it ended on its standard error: not taking all of its input is no news.
+    let written = child.stdin.take().map_or(Ok(()), |mut input| input.write_all(script.as_bytes()));
+    let output = child.wait_with_output().map_err(failed)?;
+    if !output.status.success() {
+        let said = String::from_utf8_lossy(&output.stderr);
+        let said = said.lines().next().unwrap_or("nft failed").to_owned();
+        return Err(failed(io::Error::other(said)));
+    }
+    written.map_err(failed)
+}
+
+/// The table as nftables reads it.
+struct Script<'a> {
+    name: &'a str,
+    places: &'a [(Network, Vec<Endpoint>)],
+}
+
+impl fmt::Display for Script<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let name = self.name;
+        // Deleting needs one that's there.
+        writeln!(f, "table inet {name} {{}}\ndelete table inet {name}\ntable inet {name} {{")?;
+        self.sets(f)?;
+        self.forward(f)?;
+        self.publish(f)?;
+        self.masquerade(f)?;
+        f.write_str("}\n")
+    }
+}
+
+impl Script<'_> {
+    fn sets(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let bridges = |is_meant: fn(&Network) -> bool| {
+            let names = self.places.iter().map(|(network, _)| network);
+            let names = names.filter(|network| is_meant(network));
+            names.map(|network| format!("{:?}", network.bridge)).collect::<Vec<_>>().join(", ")
+        };
+        for (name, elements) in
+            [("bridges", bridges(|_| true)), ("internal", bridges(|network| network.internal))]
+        {
+            write!(f, "set {name} {{ type ifname; ")?;
+            if !elements.is_empty() {
+                write!(f, "elements = {{ {elements} }}; ")?;
+            }
+            f.write_str("}\n")?;
+        }
+        Ok(())
+    }
+
+    /// Who may send to whom: within a network, out of one that isn't internal, and into one at
+    /// published ports only.
+    fn forward(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "chain forward {\n\
+             type filter hook forward priority filter; policy accept;\n\
+             iifname != @bridges oifname != @bridges accept\n\
+             ct state established,related accept\n\
+             ct state invalid drop\n",
+        )?;
+        for (network, _) in self.places {
+            let bridge = &network.bridge;
+            writeln!(f, "iifname {bridge:?} oifname {bridge:?} accept")?;
+        }
+        f.write_str(
+            "iifname @internal drop\n\
+             oifname @internal drop\n\
+             ct status dnat accept\n\
+             oifname @bridges drop\n\
+             }\n",
+        )
+    }
+
+    fn publish(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("chain published {\n")?;
+        for (_, endpoints) in self.places.iter().filter(|(network, _)| !network.internal) {
+            for endpoint in endpoints {
+                for port in &endpoint.ports {
+                    publish_port(f, endpoint, port)?;
+                }
+            }
+        }
+        f.write_str(
+            "}\n\
+             chain prerouting {\n\
+             type nat hook prerouting priority dstnat; policy accept;\n\
+             fib daddr type local jump published\n\
+             }\n\
+             chain output {\n\
+             type nat hook output priority -100; policy accept;\n\
+             ip daddr != 127.0.0.0/8 fib daddr type local jump published\n\
+             ip6 daddr != ::1 fib daddr type local jump published\n\
+             }\n",
+        )
+    }
+
+    /// Containers' addresses are nobody else's business. The last rule is for a container that
+    /// reaches another one of its network, or itself, by the host's port: the answer has to come
+    /// back the same way.
+    fn masquerade(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(
+            "chain postrouting {\n\
+             type nat hook postrouting priority srcnat; policy accept;\n",
+        )?;
+        for (network, _) in self.places.iter().filter(|(network, _)| !network.internal) {
+            let Network { bridge, subnet4, subnet6, .. } = network;
+            for (family, subnet) in [("ip", subnet4 as &dyn fmt::Display), ("ip6", subnet6)] {
+                writeln!(f, "{family} saddr {subnet} oifname != {bridge:?} masquerade")?;
+                writeln!(
+                    f,
+                    "{family} saddr {subnet} {family} daddr {subnet} ct status dnat masquerade"
+                )?;
+            }
+        }
+        f.write_str("}\n")
+    }
+}
+
+/// Translates a port of the host's to a container's.
+fn publish_port(
+    f: &mut fmt::Formatter<'_>,
+    endpoint: &Endpoint,
+    port: &PublishedPort,
+) -> fmt::Result {
+    let PublishedPort { host_ip, host_port, container_port, protocol } = *port;
+    let Endpoint { ipv4, ipv6, .. } = endpoint;
+    if host_ip.is_none_or(|ip| ip == IpAddr::from([0; 4])) {
+        writeln!(
+            f,
+            "meta nfproto ipv4 {protocol} dport {host_port} dnat ip to {ipv4}:{container_port}"
+        )?;
+    }
+    if host_ip.is_none_or(|ip| ip == IpAddr::from([0; 16])) {
+        writeln!(
+            f,
+            "meta nfproto ipv6 {protocol} dport {host_port} dnat ip6 to [{ipv6}]:{container_port}"
+        )?;
+    }
+    let Some(ip) = host_ip.filter(|ip| !ip.is_unspecified() && !ip.is_loopback()) else {
+        return Ok(());
+    };
+    let (family, target) = match ip {
+        IpAddr::V4(_) => ("ip", format!("{ipv4}:{container_port}")),
+        IpAddr::V6(_) => ("ip6", format!("[{ipv6}]:{container_port}")),
+    };
+    let mut rule = String::new();
+    write!(rule, "{family} daddr {ip} {protocol} dport {host_port} ")?;
+    writeln!(f, "{rule}dnat {family} to {target}")
+}
+
+#[cfg(test)]
+mod tests;
