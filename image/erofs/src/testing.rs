@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fs::{self, File};
-use std::io::{Read, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::ffi::OsStrExt;
 use std::os::unix::fs::{FileTypeExt, MetadataExt};
 use std::path::{Path, PathBuf};
@@ -207,7 +207,11 @@ pub(crate) fn list_directory(root: &Path) -> Listing {
     let mut listing = Listing::new();
     let mut left = vec![(Vec::new(), root.to_owned())];
     while let Some((name, path)) = left.pop() {
-        let metadata = fs::symlink_metadata(&path).unwrap();
+        let metadata = match fs::symlink_metadata(&path) {
+            // overlayfs lists, but doesn't find, whiteouts in directories of one layer only.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            metadata => metadata.unwrap(),
+        };
         let kind = metadata.file_type();
         if kind.is_dir() {
             for entry in fs::read_dir(&path).unwrap() {

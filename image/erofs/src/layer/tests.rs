@@ -229,9 +229,8 @@ fn device_numbers_out_of_range_are_refused() {
 
 #[test]
 fn large_xattrs_are_refused() {
-    let xattr = |value: &[u8]| {
-        Archive::default().pax(&[("SCHILY.xattr.user.a", value)]).file("x", b"")
-    };
+    let xattr =
+        |value: &[u8]| Archive::default().pax(&[("SCHILY.xattr.user.a", value)]).file("x", b"");
     assert_eq!(listing(xattr(&[1; 65_535])).len(), 2);
     assert_entry_error(xattr(&[1; 65_536]), EntryError::Xattr);
     let name = format!("SCHILY.xattr.user.{}", "n".repeat(251));
