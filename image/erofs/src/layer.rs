@@ -122,6 +122,8 @@ pub struct LayerSummary {
 /// to its stream's end, so that a reader that computes a digest has seen all of it. Memory grows
 /// with the number of files only. The result depends on nothing but the archive.
 ///
+/// overlayfs takes no heed of an opaque root; [`crate::merge_layers`] does.
+///
 /// Whiteouts (OCI image specification, "Representing Changes") become overlayfs's: `.wh.NAME` a
 /// character device 0/0, `.wh..wh..opq` the attribute `trusted.overlay.opaque`. The archive's own
 /// `trusted.overlay.*` attributes are escaped as overlayfs does it (`trusted.overlay.overlay.*`),

@@ -32,6 +32,6 @@ mod tree;
 pub use layer::{EntryError, LayerError, LayerSummary, write_layer};
 pub use limits::{LimitError, Limits};
 pub use merge::{BlobPlace, MergeError, MergedImage, merge_layers};
-pub use reader::{DirEntry, FileReader, FileType, Inode, ReadError, Reader};
+pub use reader::{DirEntry, FileReader, FileType, Inode, ReadError, Reader, XattrPair};
 pub use source::{ConcatSource, ReadAt};
 pub use tar::TarError;

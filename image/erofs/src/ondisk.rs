@@ -6,11 +6,15 @@ use zerocopy::little_endian::{U16, U32, U64};
 use zerocopy::{FromBytes, Immutable, IntoBytes, KnownLayout, Unaligned};
 
 /// Bytes of a block.
-pub(crate) const BLOCK_SIZE: u64 = 4096;
+pub(crate) const BLOCK: usize = 4096;
+/// Bytes of a block.
+pub(crate) const BLOCK_SIZE: u64 = BLOCK as u64;
 /// log2 of [`BLOCK_SIZE`].
 pub(crate) const BLOCK_BITS: u8 = 12;
 /// Where the superblock begins, in bytes.
 pub(crate) const SUPER_OFFSET: u64 = 1024;
+/// Bytes from there to its block's end, which its checksum is over.
+pub(crate) const SUPER_AREA: usize = BLOCK - 1024;
 pub(crate) const MAGIC: u32 = 0xe0f5_e1e2;
 
 /// The superblock's checksum is there.

@@ -7,11 +7,11 @@ use std::os::unix::fs::FileExt;
 use twox_hash::XxHash3_128;
 use zerocopy::IntoBytes;
 
-use crate::ondisk::{self, BLOCK_SIZE, SUPER_OFFSET, SuperBlock};
+use crate::ondisk::{self, BLOCK_SIZE, SUPER_AREA, SUPER_OFFSET, SuperBlock};
 
 const BUFFER_SIZE: usize = 1 << 20;
 /// Zeros up to this many bytes are written rather than skipped.
-const SMALL_SKIP: u64 = 64 << 10;
+const SMALL_SKIP: usize = 64 << 10;
 
 /// Appends to a file that was emptied before, and hashes what it appends.
 pub(crate) struct Output<'a> {
@@ -55,9 +55,9 @@ impl<'a> Output<'a> {
 
     /// Moves on by `len` bytes, which read as zeros.
     pub(crate) fn skip(&mut self, len: u64) -> io::Result<()> {
-        if len <= SMALL_SKIP {
-            const ZEROS: [u8; SMALL_SKIP as usize] = [0; SMALL_SKIP as usize];
-            return self.write(&ZEROS[..usize::try_from(len).expect("at most SMALL_SKIP")]);
+        static ZEROS: [u8; SMALL_SKIP] = [0; SMALL_SKIP];
+        if let Some(zeros) = usize::try_from(len).ok().and_then(|len| ZEROS.get(..len)) {
+            return self.write(zeros);
         }
         self.flush()?;
         self.start = self.start.checked_add(len).ok_or(io::ErrorKind::FileTooLarge)?;
@@ -78,7 +78,7 @@ impl<'a> Output<'a> {
         // RFC 9562 §5.8: a custom version, and the variant.
         superblock.uuid[6] = superblock.uuid[6] & 0x0f | 0x80;
         superblock.uuid[8] = superblock.uuid[8] & 0x3f | 0x80;
-        let mut rest = [0; (BLOCK_SIZE - SUPER_OFFSET) as usize];
+        let mut rest = [0; SUPER_AREA];
         rest[..size_of::<SuperBlock>()].copy_from_slice(superblock.as_bytes());
         superblock.checksum = ondisk::crc32c(&rest).into();
         self.file.write_all_at(superblock.as_bytes(), SUPER_OFFSET)?;

@@ -16,12 +16,13 @@ use zerocopy::{FromBytes, FromZeros, IntoBytes};
 
 use crate::ondisk::{
     self, BLOCK_BITS, BLOCK_SIZE, CHUNK_BITS_MASK, CHUNK_INDEXES, ExtendedInode, INODE_SIZE,
-    SLOT_SIZE, SUPER_OFFSET, SuperBlock, XATTR_HEADER_SIZE, file_type, layout,
+    SLOT_SIZE, SUPER_AREA, SUPER_OFFSET, SuperBlock, XATTR_HEADER_SIZE, file_type, layout,
 };
 use crate::source::ReadAt;
 use cache::Cache;
 pub use directory::DirEntry;
 pub use file::FileReader;
+pub use xattr::XattrPair;
 
 /// Symbolic links that [`Reader::resolve`] follows, as Linux does.
 const MAX_SYMLINKS: usize = 40;
@@ -212,7 +213,7 @@ impl<S: ReadAt> Reader<S> {
     ///
     /// When there's no superblock, it's damaged, or needs what we don't support.
     pub fn open(source: S) -> Result<Self, ReadError> {
-        let mut block = [0; (BLOCK_SIZE - SUPER_OFFSET) as usize];
+        let mut block = [0; SUPER_AREA];
         let len = block.len();
         source.read_exact_at(&mut block, SUPER_OFFSET).map_err(|source| ReadError::Io {
             offset: SUPER_OFFSET,

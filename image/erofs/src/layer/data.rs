@@ -4,14 +4,13 @@ use std::io::Read;
 
 use super::AddError;
 use crate::limits::LimitError;
-use crate::ondisk::BLOCK_SIZE;
+use crate::ondisk::{BLOCK, BLOCK_SIZE};
 use crate::output::Output;
 use crate::tar::{Archive, Entry, TarError};
 use crate::tree::{Data, Run};
 
 /// Bytes read at once.
 pub(super) const BUFFER_SIZE: usize = 256 << 10;
-const BLOCK: usize = BLOCK_SIZE as usize;
 /// Zeros of fewer blocks don't make a file chunk-based, which costs 4 bytes for each chunk.
 const MIN_HOLE_BLOCKS: u64 = 16;
 /// A file's chunks are so large that it doesn't have more of them.

@@ -45,6 +45,12 @@ fn whiteouts_and_opaque_directories_hide_lower_layers() {
 }
 
 #[test]
+fn opaque_root_hides_all_lower_layers() {
+    let upper = Archive::default().whiteout(".wh..wh..opq").file("b", b"");
+    assert_eq!(paths(&merged(vec![Archive::default().file("a", b""), upper])), ["", "/b"]);
+}
+
+#[test]
 fn undescribed_directories_keep_the_lower_layers_attributes() {
     let tmp = Header { mode: 0o1777, ..Header::new(b'5') };
     let lower = Archive::default().entry(b"tmp", &tmp, b"").entry(b".", &tmp, b"");
@@ -138,6 +144,8 @@ fn random_layer(random: &mut Random) -> Archive {
             continue;
         }
         archive = match kind {
+            // overlayfs heeds no layer's root being opaque.
+            0 if parent.is_empty() => archive,
             0 => archive.whiteout(&format!("{parent}.wh..wh..opq")),
             1 => archive.whiteout(&format!("{parent}.wh.{name}")),
             2 => archive.symlink(&path, name),

@@ -3,7 +3,7 @@
 use zerocopy::FromBytes;
 
 use super::{FileType, Inode, ReadError, Reader};
-use crate::ondisk::{BLOCK_SIZE, DIRENT_SIZE, Dirent, NAME_MAX};
+use crate::ondisk::{BLOCK, BLOCK_SIZE, DIRENT_SIZE, Dirent, NAME_MAX};
 use crate::source::ReadAt;
 
 /// A name in a directory.
@@ -64,7 +64,7 @@ impl<S: ReadAt> Reader<S> {
         mut visit: impl FnMut(&[u8]) -> Result<bool, ReadError>,
     ) -> Result<(), ReadError> {
         inode.expect(FileType::Directory, "directory")?;
-        let mut buffer = [0; BLOCK_SIZE as usize];
+        let mut buffer = [0; BLOCK];
         let mut offset = 0;
         while offset < inode.size {
             let len = (inode.size - offset).min(BLOCK_SIZE);

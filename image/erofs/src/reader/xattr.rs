@@ -7,13 +7,16 @@ use crate::ondisk::{self, BLOCK_SIZE, XATTR_HEADER_SIZE, XattrEntry, XattrHeader
 use crate::source::ReadAt;
 use crate::tree::Xattr;
 
+/// An extended attribute's whole name, and its value.
+pub type XattrPair = (Vec<u8>, Vec<u8>);
+
 impl<S: ReadAt> Reader<S> {
     /// A file's extended attributes: names and values.
     ///
     /// # Errors
     ///
     /// When they're damaged or can't be read.
-    pub fn xattrs(&self, inode: &Inode) -> Result<Vec<(Vec<u8>, Vec<u8>)>, ReadError> {
+    pub fn xattrs(&self, inode: &Inode) -> Result<Vec<XattrPair>, ReadError> {
         let full = |xattr: &Xattr| {
             let prefix = ondisk::xattr_prefix(xattr.index).unwrap_or_default();
             ([prefix, &xattr.name].concat(), xattr.value.to_vec())

@@ -200,7 +200,7 @@ fn damaged_archives_never_panic() {
     let sparse: [(&str, &[u8]); 2] = [("GNU.sparse.size", b"90"), ("GNU.sparse.map", b"8,3")];
     let archive = Archive::default().pax(&sparse).file("a", b"abc").hard_link("b", "a");
     let whole = archive.pax(&[("SCHILY.xattr.user.a", b"1")]).directory("c").end();
-    for _ in 0..20_000 {
+    for _ in 0..4000 {
         let mut damaged = whole.clone();
         let position = random.below(damaged.len());
         damaged[position] = random.bytes(1)[0];
