@@ -10,16 +10,22 @@
 //! they do. What belongs to a container is taken back by [`Networks::detach`], or after a crash by
 //! [`Networks::sweep`].
 
+mod dns;
 mod error;
+mod files;
 mod host;
 mod networks;
+mod passt;
 mod ports;
 mod record;
 mod store;
 mod subnet;
 
+pub use dns::{Dns, Upstream};
 pub use error::NetworkError;
+pub use files::{GUEST_DNS, HostsFile, ResolvConf, hosts, resolv_conf};
 pub use networks::{Mode, Networks};
+pub use passt::{Passt, PasstSocket, UserEndpoint};
 pub use ports::HostPorts;
 pub use record::{
     Attachment, DEFAULT_NETWORK, Endpoint, Network, NetworkSpec, Protocol, PublishedPort,

@@ -1,9 +1,8 @@
 //! Networks, and containers on them.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::SystemTime;
 
 use ipnet::IpNet;
@@ -213,7 +212,7 @@ impl Networks {
         self.apply_rules()
     }
 
-    fn all_endpoints(&self) -> Result<Vec<Endpoint>> {
+    pub(crate) fn all_endpoints(&self) -> Result<Vec<Endpoint>> {
         let mut all = Vec::new();
         for network in self.store.networks()? {
             all.extend(self.store.leases(&network.id)?);
