@@ -259,6 +259,7 @@ fn actions(spec: VmSpec) -> Vec<VmmAction> {
     actions.extend(spec.balloon.map(VmmAction::SetBalloon));
     actions.extend(spec.memory_hotplug.map(VmmAction::SetMemoryHotplug));
     actions.extend(spec.pmem.into_iter().map(VmmAction::InsertPmem));
+    actions.extend(spec.filesystems.into_iter().map(VmmAction::AddFilesystem));
     actions.push(VmmAction::InstanceStart);
     actions
 }

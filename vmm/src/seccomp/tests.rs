@@ -134,8 +134,8 @@ fn share_files(path: &Path) -> rustix::io::Result<()> {
     let file = fs::openat(&directory, "file", OFlags::RDWR, Mode::empty())?;
     let by_fd = format!("/proc/self/fd/{}", std::os::fd::AsRawFd::as_raw_fd(&file));
     fs::chmodat(CWD, &by_fd, Mode::RWXU, AtFlags::empty())?;
-    let (uid, gid) = (rustix::process::geteuid(), None);
-    fs::chownat(&file, "", Some(uid), gid, AtFlags::EMPTY_PATH)?;
+    let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
+    fs::chownat(&file, "", Some(uid), Some(gid), AtFlags::EMPTY_PATH)?;
     fs::linkat(CWD, &by_fd, &directory, "hard", AtFlags::SYMLINK_FOLLOW)?;
     fs::renameat_with(&directory, "hard", &directory, "other", RenameFlags::NOREPLACE)?;
     fs::unlinkat(&directory, "other", AtFlags::empty())?;

@@ -1,14 +1,17 @@
 //! What files are, and changes of that.
 
+use std::os::fd::{AsFd, AsRawFd};
+
 use rustix::fs::{
-    AtFlags, CWD, FileType, Gid, Mode, OFlags, Statx, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT,
-    Uid, chmodat, chownat, fstatvfs, ftruncate, utimensat,
+    AtFlags, CWD, FileType, Gid, Mode, OFlags, Timespec, Timestamps, UTIME_NOW, UTIME_OMIT, Uid,
+    chmodat, chownat, fstatvfs, ftruncate, utimensat,
 };
 use rustix::io::Errno;
 
 use super::host::{self, ByFd, Metadata};
 use super::nodes::File;
-use super::{FileServer, Owners, VALID_SECONDS};
+use super::owners::Owner;
+use super::{FileServer, VALID_SECONDS};
 use crate::virtio::fs::message::Arguments;
 use crate::virtio::fs::protocol::{
     Attr, AttrOut, EntryOut, GETATTR_FH, GetattrIn, InHeader, ROOT, SetattrIn, StatfsOut, set,
@@ -38,14 +41,16 @@ impl FileServer {
             self.put_attributes(attr);
             return Ok(());
         }
-        let metadata = if flags & GETATTR_FH != 0
+        let attr = if flags & GETATTR_FH != 0
             && let Ok((file, _)) = self.handles.file(header.nodeid, fh)
         {
-            host::metadata(file)?
+            let metadata = host::metadata(file)?;
+            let owner = self.owners.seen(file, &metadata);
+            self.attributes(owner, &metadata)
         } else {
-            host::metadata(&*self.nodes.get(header.nodeid)?.fd)?
+            let file = self.nodes.get(header.nodeid)?;
+            self.attributes_of(&file.fd)?.0
         };
-        let attr = self.attributes(&metadata);
         self.put_attributes(attr);
         Ok(())
     }
@@ -66,7 +71,7 @@ impl FileServer {
             self.change_size(header.nodeid, &file, &change)?;
         }
         change_times(&file, &change)?;
-        let attr = self.attributes(&host::metadata(&*file.fd)?);
+        let (attr, _) = self.attributes_of(&file.fd)?;
         self.put_attributes(attr);
         Ok(())
     }
@@ -77,13 +82,7 @@ impl FileServer {
         if uid.is_none() && gid.is_none() {
             return Ok(());
         }
-        if let Owners::Squashed { .. } = self.owners {
-            let metadata = host::metadata(&*file.fd)?;
-            let (present, group) = self.owners.seen((metadata.stx_uid, metadata.stx_gid));
-            let stays = uid.is_none_or(|uid| uid == present) && gid.is_none_or(|gid| gid == group);
-            return if stays { Ok(()) } else { Err(Errno::PERM) };
-        }
-        chown(file, uid.map(Uid::from_raw), gid.map(Gid::from_raw))
+        self.owners.change(file, uid, gid)
     }
 
     fn change_size(&self, id: u64, file: &File, change: &SetattrIn) -> Result<(), Errno> {
@@ -121,19 +120,28 @@ impl FileServer {
     }
 
     /// Describes what the guest was just told the number of.
-    pub(super) fn entry(&mut self, id: u64, metadata: &Metadata) -> EntryOut {
+    pub(super) fn entry(id: u64, attr: Attr) -> EntryOut {
         EntryOut {
             nodeid: id,
             entry_valid: VALID_SECONDS,
             attr_valid: VALID_SECONDS,
-            attr: self.attributes(metadata),
+            attr,
             ..EntryOut::default()
         }
     }
 
+    /// Describes what `fd` refers to, to the guest and to this process.
+    pub(super) fn attributes_of(
+        &mut self,
+        fd: &(impl AsFd + AsRawFd),
+    ) -> Result<(Attr, Metadata), Errno> {
+        let metadata = host::metadata(fd)?;
+        let owner = self.owners.seen(fd, &metadata);
+        Ok((self.attributes(owner, &metadata), metadata))
+    }
+
     /// Describes a file to the guest.
-    pub(super) fn attributes(&mut self, metadata: &Statx) -> Attr {
-        let (uid, gid) = self.owners.seen((metadata.stx_uid, metadata.stx_gid));
+    fn attributes(&mut self, (uid, gid): Owner, metadata: &Metadata) -> Attr {
         Attr {
             ino: self.inode_number(host::device(metadata), metadata.stx_ino),
             size: metadata.stx_size,

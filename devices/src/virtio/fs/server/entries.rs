@@ -10,7 +10,7 @@ use rustix::fs::{
 };
 use rustix::io::Errno;
 
-use super::attributes::{SET_GID, chmod, chown};
+use super::attributes::{SET_GID, chmod};
 use super::handles::{Content, Handle};
 use super::host::{self, ByFd, Metadata};
 use super::nodes::{File, Nodes};
@@ -46,14 +46,14 @@ impl FileServer {
         if parent == ROOT {
             let share = self.share(name).ok_or(Errno::NOENT)?;
             let id = Nodes::root(share);
-            let metadata = host::metadata(&*self.nodes.get(id)?.fd)?;
-            return Ok(self.entry(id, &metadata));
+            let file = self.nodes.get(id)?;
+            return Ok(Self::entry(id, self.attributes_of(&file.fd)?.0));
         }
         let directory = self.nodes.directory(parent)?;
         let found = host::refer(&*directory.fd, name)?;
-        let metadata = host::metadata(&found)?;
+        let (attr, metadata) = self.attributes_of(&found)?;
         let id = self.nodes.remember((parent, directory.share), name, found, &metadata)?;
-        Ok(self.entry(id, &metadata))
+        Ok(Self::entry(id, attr))
     }
 
     pub(super) fn read_link(&mut self, header: &InHeader) -> Result<(), Errno> {
@@ -127,15 +127,16 @@ impl FileServer {
         mode: Option<u32>,
     ) -> Result<u64, Errno> {
         let made = self.own_new(header, parent, found, kind, mode);
-        let (found, metadata) = made.inspect_err(|_| {
+        let found = made.inspect_err(|_| {
             let directory = kind == FileType::Directory;
             let flags = if directory { AtFlags::REMOVEDIR } else { AtFlags::empty() };
             // What can't be owned may well not be removed, either: the request has failed anyway.
             let _ = unlinkat(&*parent.fd, name, flags);
         })?;
+        let (attr, metadata) = self.attributes_of(&found)?;
         let place = (header.nodeid, parent.share);
         let id = self.nodes.remember(place, name, found, &metadata)?;
-        let entry = self.entry(id, &metadata);
+        let entry = Self::entry(id, attr);
         self.put(&entry);
         Ok(id)
     }
@@ -148,7 +149,7 @@ impl FileServer {
         found: OwnedFd,
         kind: FileType,
         mode: Option<u32>,
-    ) -> Result<(OwnedFd, Metadata), Errno> {
+    ) -> Result<OwnedFd, Errno> {
         let metadata = host::metadata(&found)?;
         let is_ours = metadata.stx_uid == rustix::process::geteuid().as_raw();
         if !is_ours || host::kind(&metadata) != kind {
@@ -158,12 +159,11 @@ impl FileServer {
             return Err(Errno::STALE);
         }
         let file = File { share: parent.share, kind, fd: found.into() };
-        if let Some((uid, gid)) = self.new_owner(header) {
-            // In a directory with the bit, the host's kernel has chosen the group.
-            let above = u32::from(host::metadata(&*parent.fd)?.stx_mode);
-            let gid = (above & SET_GID == 0).then_some(gid);
-            chown(&file, Some(uid), gid)?;
-        }
+        let above = host::metadata(&*parent.fd)?;
+        // A directory with the bit hands its group down.
+        let inherits = u32::from(above.stx_mode) & SET_GID != 0;
+        let inherited = inherits.then(|| self.owners.seen(&*parent.fd, &above));
+        self.owners.give_new(&file, (header.uid, header.gid), inherited)?;
         if let Some(mode) = mode {
             let inherited = match kind {
                 FileType::Directory => u32::from(metadata.stx_mode) & SET_GID,
@@ -171,10 +171,8 @@ impl FileServer {
             };
             chmod(&file, mode | inherited)?;
         }
-        let metadata = host::metadata(&*file.fd)?;
         // Nobody else has it yet.
-        let found = Arc::into_inner(file.fd).ok_or(Errno::IO)?;
-        Ok((found, metadata))
+        Arc::into_inner(file.fd).ok_or(Errno::IO)
     }
 
     pub(super) fn create(

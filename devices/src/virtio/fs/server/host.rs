@@ -29,7 +29,7 @@ pub(super) struct ByFd {
 
 impl ByFd {
     pub(super) fn new(fd: &Arc<OwnedFd>) -> Self {
-        Self { path: path_of(fd), _fd: Arc::clone(fd) }
+        Self { path: path_of(&**fd), _fd: Arc::clone(fd) }
     }
 
     pub(super) fn path(&self) -> &str {
@@ -37,7 +37,8 @@ impl ByFd {
     }
 }
 
-fn path_of(fd: &OwnedFd) -> String {
+/// Returns the path by which a descriptor is found, as long as it's open.
+pub(super) fn path_of(fd: &impl AsRawFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 

@@ -12,7 +12,7 @@
 //! nothing in a read-only share changes; device nodes aren't made; of extended attributes a guest
 //! has its own (`user.`) and may read a file's capabilities. As root, new files belong to whoever
 //! made them in the guest. Otherwise they belong to the VMM's user, who is root in the guest's eyes,
-//! and can't be given away.
+//! and whom the guest gives them to is noted with them ([`owners`]).
 //!
 //! # How soon the guest sees what the host changes
 //! It may rely for a second ([`VALID_SECONDS`]) on a name or on attributes: often enough that a
@@ -28,13 +28,14 @@ mod files;
 mod handles;
 mod host;
 mod nodes;
+mod owners;
 mod xattrs;
 
 use std::ffi::CStr;
 use std::os::fd::OwnedFd;
 use std::sync::Arc;
 
-use rustix::fs::{FileType, Gid, Uid};
+use rustix::fs::FileType;
 use rustix::io::Errno;
 use sys::guest_io::GuestIo;
 use sys::memory::GuestRam;
@@ -43,6 +44,7 @@ use zerocopy::IntoBytes;
 use self::handles::Handles;
 use self::host::Metadata;
 use self::nodes::{File, Nodes};
+pub(super) use self::owners::Owners;
 use super::message::{self, Arguments, IN_HEADER};
 use super::protocol::{
     BatchForgetIn, ForgetIn, ForgetOne, InHeader, InitIn, InitOut, MAJOR, MINOR, OLDEST_MINOR,
@@ -80,36 +82,6 @@ pub(super) struct Share {
 struct Entry {
     name: String,
     read_only: bool,
-}
-
-/// Whose the files are that a guest makes, and how their owners look to it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Owners {
-    /// As on the host: the VMM may give files to anybody.
-    Kept,
-    /// All belong to this user and group, who are 0 in the guest.
-    Squashed { uid: u32, gid: u32 },
-}
-
-impl Owners {
-    /// Decides by what this process may do.
-    pub(super) fn of_process() -> Self {
-        let (uid, gid) = (rustix::process::geteuid(), rustix::process::getegid());
-        if uid.is_root() {
-            return Self::Kept;
-        }
-        Self::Squashed { uid: uid.as_raw(), gid: gid.as_raw() }
-    }
-
-    /// Returns how a host's owner and group look to the guest.
-    fn seen(self, (uid, gid): (u32, u32)) -> (u32, u32) {
-        match self {
-            Self::Kept => (uid, gid),
-            Self::Squashed { uid: own, gid: group } => {
-                (if uid == own { 0 } else { uid }, if gid == group { 0 } else { gid })
-            }
-        }
-    }
 }
 
 /// What became of a request.
@@ -369,16 +341,5 @@ impl FileServer {
     /// Finds the share of this name.
     fn share(&self, name: &CStr) -> Option<usize> {
         self.shares.iter().position(|share| share.name.as_bytes() == name.to_bytes())
-    }
-
-    /// Returns whom new files of a request are given to; nobody, if they stay this process's.
-    fn new_owner(&self, header: &InHeader) -> Option<(Uid, Gid)> {
-        match self.owners {
-            // Not the numbers that mean "as it is" to the host.
-            Owners::Kept if header.uid != u32::MAX && header.gid != u32::MAX => {
-                Some((Uid::from_raw(header.uid), Gid::from_raw(header.gid)))
-            }
-            _ => None,
-        }
     }
 }

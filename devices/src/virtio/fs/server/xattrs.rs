@@ -7,6 +7,7 @@ use rustix::io::Errno;
 
 use super::FileServer;
 use super::host::ByFd;
+use super::owners::OWN_PREFIX;
 use crate::virtio::fs::message::Arguments;
 use crate::virtio::fs::protocol::{GetxattrIn, GetxattrOut, InHeader, ROOT, SetxattrIn};
 
@@ -49,7 +50,7 @@ impl FileServer {
         let names = names.get(..len).unwrap_or_default();
         let own: Vec<u8> = names
             .split_inclusive(|byte| *byte == 0)
-            .filter(|name| name.starts_with(OWN))
+            .filter(|name| is_guests(name))
             .flatten()
             .copied()
             .collect();
@@ -106,5 +107,9 @@ impl FileServer {
 }
 
 fn is_own(name: &CStr) -> bool {
-    name.to_bytes().starts_with(OWN)
+    is_guests(name.to_bytes())
+}
+
+fn is_guests(name: &[u8]) -> bool {
+    name.starts_with(OWN) && !name.starts_with(OWN_PREFIX)
 }

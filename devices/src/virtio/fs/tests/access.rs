@@ -2,6 +2,8 @@
 
 use std::os::unix::fs::PermissionsExt;
 
+use rustix::fs::XattrFlags;
+
 use super::libc_flags::*;
 use super::*;
 use crate::virtio::fs::server::{FileServer, Owners};
@@ -70,24 +72,65 @@ fn group_of_a_directory_with_the_bit_is_handed_down() {
 }
 
 #[test]
-fn without_root_files_are_roots_in_the_guest_and_stay_their_users() {
+fn without_root_owners_are_noted_and_files_stay_their_users() {
     let (uid, gid) = (rustix::process::geteuid().as_raw(), rustix::process::getegid().as_raw());
     let directory = tree();
     let shared = open_share(&config(directory.path()).shares[0]).unwrap();
-    let owners = Owners::Squashed { uid, gid };
+    let owners = Owners::Noted { uid, gid };
     let server = FileServer::new(vec![shared], owners, 128).unwrap();
     let mut rig = Rig::unmounted(directory, Fs::serving("shares", server).unwrap());
     rig.mount();
-    (rig.uid, rig.gid) = (0, 33);
-    let file = rig.create(RW, c"f", 0o644).unwrap().0;
+    (rig.uid, rig.gid) = (0, 0);
+    let file = rig.create(RW, c"f", 0o6444).unwrap().0;
     assert_eq!((file.attr.uid, file.attr.gid), (0, 0));
-    let host = std::fs::metadata(rig.host("f")).unwrap();
-    assert_eq!((host.uid(), host.gid()), (uid, gid));
+    let host = |rig: &Rig, name| {
+        let host = std::fs::symlink_metadata(rig.host(name)).unwrap();
+        assert_eq!((host.uid(), host.gid()), (uid, gid));
+    };
+    host(&rig, "f");
     let owner =
         |uid, gid| SetattrIn { valid: set::UID | set::GID, uid, gid, ..SetattrIn::default() };
     rig.set(file.nodeid, owner(0, 0)).unwrap();
-    assert_eq!(rig.set(file.nodeid, owner(7, 0)).unwrap_err(), Errno::PERM);
-    assert_eq!(rig.set(file.nodeid, owner(0, 7)).unwrap_err(), Errno::PERM);
+    match rig.set(file.nodeid, owner(7, 8)) {
+        Err(Errno::PERM) => return eprintln!("this file system has no attributes to note it in"),
+        attr => assert_eq!(attr.map(|it| (it.uid, it.gid, it.mode)), Ok((7, 8, 0o102_444))),
+    }
+    assert_eq!(rig.attributes(file.nodeid).unwrap().uid, 7);
+    assert_eq!(rig.lookup(RW, c"f").unwrap().attr.gid, 8);
+    host(&rig, "f");
+
+    // The guest knows nothing of the note, and can't make one.
+    let note = b"user.vmctl.owner\0";
+    let list = GetxattrIn { size: 100, padding: 0 };
+    assert_eq!(rig.ask(opcode::LISTXATTR, file.nodeid, &[list.as_bytes()]).unwrap(), b"");
+    let request = SetxattrIn { size: 3, flags: 0 };
+    let refused = [
+        rig.ask(opcode::GETXATTR, file.nodeid, &[list.as_bytes(), note]),
+        rig.ask(opcode::SETXATTR, file.nodeid, &[request.as_bytes(), note, b"0:0"]),
+        rig.ask(opcode::REMOVEXATTR, file.nodeid, &[note]),
+    ];
+    assert!(refused.iter().all(|it| *it == Err(Errno::OPNOTSUPP)), "{refused:?}");
+
+    (rig.uid, rig.gid) = (7, 8);
+    let directory = rig.mkdir(RW, c"d", 0o2755).unwrap();
+    assert_eq!((directory.attr.uid, directory.attr.gid), (7, 8));
+    (rig.uid, rig.gid) = (9, 9);
+    let below = rig.create(directory.nodeid, c"f", 0o600).unwrap().0;
+    assert_eq!((below.attr.uid, below.attr.gid), (9, 8));
+    let link = rig.symlink(RW, c"l", c"f").unwrap();
+    assert_eq!(rig.set(link.nodeid, owner(7, 8)).unwrap().uid, 0);
+    let fifo = rig.mknod(RW, c"fifo", S_IFIFO | 0o600).unwrap();
+    assert_eq!(rig.set(fifo.nodeid, owner(7, 8)).unwrap_err(), Errno::PERM);
+    assert_eq!(rig.set(file.nodeid, owner(0, 0)).unwrap().uid, 0);
+    for name in ["d", "d/f", "l", "fifo"] {
+        host(&rig, name);
+    }
+    for wrong in ["", ":", "1", "1:", "-1:1", "4294967295:1", "1:2:3", "9999999999:1", "a:b"] {
+        let path = rig.host("f");
+        rustix::fs::setxattr(&path, "user.vmctl.owner", wrong.as_bytes(), XattrFlags::empty())
+            .unwrap();
+        assert_eq!(rig.attributes(file.nodeid).unwrap().uid, 0, "{wrong}");
+    }
 }
 
 #[test]
