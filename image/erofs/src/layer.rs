@@ -122,13 +122,14 @@ pub struct LayerSummary {
 /// to its stream's end, so that a reader that computes a digest has seen all of it. Memory grows
 /// with the number of files only. The result depends on nothing but the archive.
 ///
-/// overlayfs takes no heed of an opaque root; [`crate::merge_layers`] does.
-///
 /// Whiteouts (OCI image specification, "Representing Changes") become overlayfs's: `.wh.NAME` a
-/// character device 0/0, `.wh..wh..opq` the attribute `trusted.overlay.opaque`. The archive's own
-/// `trusted.overlay.*` attributes are escaped as overlayfs does it (`trusted.overlay.overlay.*`),
-/// and show up unescaped in a mounted overlay. Attributes outside of `user`, `trusted`, `security`
-/// and POSIX ACLs are dropped: no Linux file system would store them.
+/// character device 0/0, `.wh..wh..opq` the attribute `trusted.overlay.opaque`. A device 0/0 of the
+/// archive's own is a whiteout as well, as it is to Docker. overlayfs takes no heed of an opaque
+/// root; [`crate::merge_layers`] does.
+///
+/// The archive's `trusted.overlay.*` attributes are escaped as overlayfs does it
+/// (`trusted.overlay.overlay.*`), and show up unescaped in a mounted overlay. Attributes outside of
+/// `user`, `trusted`, `security` and POSIX ACLs are dropped: the format has no place for them.
 ///
 /// # Errors
 ///
@@ -189,6 +190,7 @@ fn read_error(failure: Failure, offset: u64) -> LayerError {
     match failure {
         Failure::Io(error) => LayerError::Read(error),
         Failure::Tar(source) => LayerError::Archive { offset, source },
+        Failure::Limit(source) => LayerError::TooLarge { path: String::new(), source },
     }
 }
 
@@ -207,7 +209,7 @@ struct LayerWriter<'a, R> {
 impl<'a, R: Read> LayerWriter<'a, R> {
     fn new(archive: R, blob: &'a File, limits: &'a Limits) -> Result<Self, LayerError> {
         Ok(Self {
-            archive: Archive::new(archive, limits.extended_header_bytes),
+            archive: Archive::new(archive, limits),
             output: Output::new(blob).map_err(LayerError::Write)?,
             limits,
             tree: Tree::new(),
@@ -228,7 +230,6 @@ impl<'a, R: Read> LayerWriter<'a, R> {
         if self.entries > self.limits.entries {
             return Err(LimitError::Entries(self.limits.entries).into());
         }
-        self.check_archive_bytes()?;
         match path::parse(&entry.path, self.limits)? {
             Target::Root => self.add_root(entry),
             Target::File { parents, name } => self.add_file(entry, &parents, name),
@@ -240,12 +241,6 @@ impl<'a, R: Read> LayerWriter<'a, R> {
             }
             Target::Ignored => Ok(()),
         }
-    }
-
-    fn check_archive_bytes(&self) -> Result<(), LimitError> {
-        let limit = self.limits.archive_bytes;
-        let left = self.archive.position().saturating_add(self.archive.data_left());
-        if left > limit { Err(LimitError::ArchiveBytes(limit)) } else { Ok(()) }
     }
 
     fn add_root(&mut self, entry: &Entry) -> Result<(), AddError> {
@@ -437,11 +432,8 @@ impl<'a, R: Read> LayerWriter<'a, R> {
 
     fn finish(mut self) -> Result<LayerSummary, LayerError> {
         let too_large = |source| LayerError::TooLarge { path: String::new(), source };
-        let limit = self.limits.archive_bytes;
-        let rest = (limit - self.archive.position().min(limit)).saturating_add(1);
-        let drained = self.archive.drain(rest);
+        let drained = self.archive.drain();
         drained.map_err(|failure| read_error(failure, self.archive.position()))?;
-        self.check_archive_bytes().map_err(too_large)?;
         mark_directories(&mut self.tree);
         let plan = Metadata::plan(&self.tree);
         if plan.len() > self.limits.metadata_bytes {

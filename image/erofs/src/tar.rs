@@ -9,6 +9,7 @@ mod sparse;
 
 use std::io::{self, Read};
 
+use crate::limits::{LimitError, Limits};
 use header::{Header, RECORD};
 use pax::Records;
 use zerocopy::FromZeros;
@@ -50,6 +51,9 @@ pub(crate) enum Failure {
     Io(#[from] io::Error),
     #[error(transparent)]
     Tar(#[from] TarError),
+    /// The archive is longer than it may be.
+    #[error(transparent)]
+    Limit(#[from] LimitError),
 }
 
 /// What an entry is.
@@ -92,22 +96,19 @@ pub(crate) struct Archive<R> {
     data_left: u64,
     /// Padding after the data.
     padding: u64,
+    archive_bytes: u64,
     extended_header_bytes: u64,
 }
 
 impl<R: Read> Archive<R> {
-    pub(crate) fn new(reader: R, extended_header_bytes: u64) -> Self {
-        Self { reader, position: 0, data_left: 0, padding: 0, extended_header_bytes }
+    pub(crate) fn new(reader: R, limits: &Limits) -> Self {
+        let &Limits { archive_bytes, extended_header_bytes, .. } = limits;
+        Self { reader, position: 0, data_left: 0, padding: 0, archive_bytes, extended_header_bytes }
     }
 
     /// Bytes read so far.
     pub(crate) fn position(&self) -> u64 {
         self.position
-    }
-
-    /// Bytes of the present entry's data that are still to be read.
-    pub(crate) fn data_left(&self) -> u64 {
-        self.data_left
     }
 
     /// Goes on to the next entry; what's left of the last one's data is skipped. `None` at the
@@ -147,10 +148,18 @@ impl<R: Read> Archive<R> {
     }
 
     /// Reads what's behind the archive's end.
-    pub(crate) fn drain(&mut self, limit: u64) -> Result<(), Failure> {
-        let read = io::copy(&mut self.reader.by_ref().take(limit), &mut io::sink())?;
-        self.position += read;
-        Ok(())
+    pub(crate) fn drain(&mut self) -> Result<(), Failure> {
+        // One byte more shows that there are too many.
+        let most = self.archive_bytes.saturating_sub(self.position).saturating_add(1);
+        self.position += io::copy(&mut self.reader.by_ref().take(most), &mut io::sink())?;
+        self.check_length(0)
+    }
+
+    /// Checks that the archive may go on for `len` bytes.
+    fn check_length(&self, len: u64) -> Result<(), Failure> {
+        let end = self.position.saturating_add(len);
+        let limit = self.archive_bytes;
+        if end > limit { Err(LimitError::ArchiveBytes(limit).into()) } else { Ok(()) }
     }
 
     /// `None` at the archive's end.
@@ -207,6 +216,7 @@ impl<R: Read> Archive<R> {
     fn set_data(&mut self, size: u64) -> Result<(), Failure> {
         let padded = size.checked_next_multiple_of(RECORD as u64);
         let padded = padded.filter(|&padded| padded < 1 << 63).ok_or(TarError::Number("size"))?;
+        self.check_length(padded)?;
         (self.data_left, self.padding) = (size, padded - size);
         Ok(())
     }

@@ -259,6 +259,12 @@ fn bombs_are_refused() {
     assert_limit(two.clone(), &limits, LimitError::FileBytes(599));
     let limits = Limits { metadata_bytes: 4095, ..Limits::default() };
     assert_limit(two.clone(), &limits, LimitError::MetadataBytes(4095));
+    // What's skipped counts as well.
+    for kind in [b'g', b'V'] {
+        let archive = Archive::default().entry(b"a", &Header::new(kind), &[0; 9000]);
+        let limits = Limits { archive_bytes: 3000, ..Limits::default() };
+        assert_limit(archive, &limits, LimitError::ArchiveBytes(3000));
+    }
     let mut archive = two.end();
     archive.resize(1 << 20, 0);
     let limits = Limits { archive_bytes: 10_000, ..Limits::default() };

@@ -179,8 +179,11 @@ impl<S: ReadAt> Reader<S> {
     fn chunk_blocks(&self, inode: &Inode, count: u64) -> Result<Vec<u32>, ReadError> {
         let end = count.checked_mul(4).and_then(|len| len.checked_add(inode.tail));
         let map_error = || inode.corrupt("its chunks' map");
-        // So that no more is allocated than is there.
-        if end.is_none_or(|end| end > self.len_bytes()) {
+        // So that no more is allocated than is there, whatever the superblock says.
+        let source_len = self.source.len_bytes();
+        let source_len =
+            source_len.map_err(|source| ReadError::Io { offset: inode.tail, len: 0, source })?;
+        if end.is_none_or(|end| end > source_len) {
             return Err(map_error());
         }
         let mut bytes = vec![0; usize::try_from(count * 4).map_err(|_| map_error())?];
