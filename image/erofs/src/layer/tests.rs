@@ -1,7 +1,10 @@
 //! What layers become, and which are refused.
 
 use super::{EntryError, LayerError};
-use crate::testing::{Archive, Header, Listing, layer, list, try_layer};
+use crate::testing::{
+    Archive, Header, Listing, Mounted, assert_same, fsck, layer, list, list_directory, save,
+    try_layer,
+};
 use crate::{LimitError, Limits, Reader, TarError};
 
 fn listing(archive: Archive) -> Listing {
@@ -141,6 +144,38 @@ fn overlayfs_attributes_of_the_archive_are_escaped() {
         (b"user.empty", b""),
     ];
     assert!(xattrs.map(|(name, value)| (&**name, &**value)).eq(expected));
+}
+
+#[test]
+fn kernel_shows_acls_and_xattrs_shared_or_not() {
+    // Version 2, then tag, permissions and ID of each entry (Linux's posix_acl_xattr.h).
+    let entry = |tag: u16, permissions: u16, id: u32| {
+        [&tag.to_le_bytes()[..], &permissions.to_le_bytes(), &id.to_le_bytes()].concat()
+    };
+    let entries =
+        [(1, 7, u32::MAX), (2, 5, 1000), (4, 5, u32::MAX), (16, 7, u32::MAX), (32, 0, u32::MAX)];
+    let acl = [2_u32.to_le_bytes().to_vec()].into_iter();
+    let acl = acl.chain(entries.map(|(tag, permissions, id)| entry(tag, permissions, id)));
+    let acl: Vec<u8> = acl.flatten().collect();
+    let large = vec![5; 60_000];
+    let records: [(&str, &[u8]); 4] = [
+        ("SCHILY.xattr.system.posix_acl_access", &acl),
+        ("SCHILY.xattr.system.posix_acl_default", &acl),
+        ("SCHILY.xattr.user.large", &large),
+        ("SCHILY.xattr.trusted.other", b"1"),
+    ];
+    let header = Header { mode: 0o770, ..Header::new(b'5') };
+    let archive = Archive::default().directory("./").pax(&records).entry(b"a", &header, b"");
+    let archive = archive.pax(&records[..2]).entry(b"b", &header, b"").end();
+    let blob = layer(&archive);
+    let expected = list(&Reader::open(&blob).unwrap());
+    assert_eq!(expected[&b"/a"[..]].xattrs.len(), 4);
+    let directory = tempfile::tempdir().unwrap();
+    let image = directory.path().join("image");
+    save(&blob, &image);
+    fsck(&image);
+    let Some(mounted) = Mounted::erofs(&image, &directory.path().join("mounted")) else { return };
+    assert_same(&list_directory(&mounted.path), &expected);
 }
 
 #[test]
