@@ -22,7 +22,7 @@ mod validate;
 pub use checked::{
     BalloonConfig, BootConfig, ConsoleConfig, ConsoleOutput, DriveBackend, DriveConfig,
     EntropyConfig, FilesystemConfig, LoggerConfig, MachineConfig, MemoryHotplugConfig,
-    MetricsConfig, MmdsConfig, NetConfig, PmemConfig, SerialConfig, ShareConfig, VmConfig,
+    MetricsConfig, MmdsConfig, NetConfig, NetHost, PmemConfig, SerialConfig, ShareConfig, VmConfig,
     VsockConfig,
 };
 pub use error::{ConfigError, Field, Section};

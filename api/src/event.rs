@@ -235,6 +235,8 @@ pub enum ErrorKind {
     TapSingleQueue,
     /// The interface of the name is no TAP.
     NotTap,
+    /// Nobody listens at the socket of a network interface, or it may not be connected to.
+    NetSocketUnusable,
     /// There's no `/dev/kvm`.
     KvmMissing,
     /// `/dev/kvm` may not be opened.

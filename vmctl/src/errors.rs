@@ -331,6 +331,7 @@ fn kind_hint(kind: ErrorKind) -> Option<&'static str> {
             "ip tuntap add NAME mode tap user $USER vnet_hdr && ip link set NAME up"
         }
         ErrorKind::TapBusy => "each VM needs a TAP of its own",
+        ErrorKind::NetSocketUnusable => "start what listens there first: passt --socket PATH",
         ErrorKind::TapDenied => {
             "make the TAP yours (ip tuntap add NAME mode tap user $USER vnet_hdr), and see that \
              you may open /dev/net/tun"

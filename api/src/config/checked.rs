@@ -185,8 +185,8 @@ impl DriveConfig {
 pub struct NetConfig {
     /// Its unique name on the host's side.
     pub id: String,
-    /// The TAP interface: 1 to 15 bytes.
-    pub tap: String,
+    /// What it's connected to.
+    pub host: NetHost,
     /// The guest's Ethernet address; without it the guest chooses one.
     pub mac: Option<MacAddr>,
     /// The largest packet that the guest is told to send, in bytes without the Ethernet header, at
@@ -198,6 +198,15 @@ pub struct NetConfig {
     pub tx_rate_limiter: RateLimiter,
     /// How many pairs of queues, from 1 to [`MAX_QUEUES`](super::MAX_QUEUES).
     pub num_queue_pairs: u16,
+}
+
+/// The host's side of a network interface.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum NetHost {
+    /// A TAP interface's name: 1 to 15 bytes.
+    Tap(String),
+    /// The Unix stream socket of a process that is the guest's network; for one pair of queues.
+    Socket(PathBuf),
 }
 
 /// Where the guest's console goes.
@@ -306,9 +315,14 @@ impl From<DriveConfig> for DriveSpec {
 
 impl From<NetConfig> for NetSpec {
     fn from(net: NetConfig) -> Self {
+        let (host_dev_name, socket) = match net.host {
+            NetHost::Tap(name) => (name, None),
+            NetHost::Socket(path) => (String::new(), Some(path)),
+        };
         Self {
             iface_id: net.id,
-            host_dev_name: net.tap,
+            host_dev_name,
+            socket,
             guest_mac: net.mac.map(|mac| mac.to_string()),
             mtu: net.mtu,
             rx_rate_limiter: written(net.rx_rate_limiter),

@@ -235,10 +235,15 @@ pub struct NetSpec {
     #[serde(default)]
     #[schema(required = true, value_type = ResourceId)]
     pub iface_id: String,
-    /// The TAP interface. Required.
-    #[serde(default)]
-    #[schema(required = true, value_type = InterfaceName)]
+    /// The TAP interface. Required, unless there's a `socket`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schema(value_type = Option<InterfaceName>)]
     pub host_dev_name: String,
+    /// Ours: the Unix stream socket of a process that is the guest's network (`passt`, or whatever
+    /// QEMU's `-netdev stream` connects to), in place of a TAP interface.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<SocketPath>)]
+    pub socket: Option<PathBuf>,
     /// The guest's Ethernet address; without it the guest chooses one.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(value_type = Option<EthernetAddress>)]

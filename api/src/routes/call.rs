@@ -58,15 +58,19 @@ impl Call<'_> {
     }
 
     /// The body's types have defaults for keys that a configuration file may leave out, and a
-    /// request may not.
+    /// request may not. Of keys with a `|` between them, one is enough.
     fn check_keys(&self, required: &[&str]) -> Result<(), ApiError> {
         if required.is_empty() {
             return Ok(());
         }
         let keys: Keys = serde_json::from_slice(self.body).map_err(malformed)?;
-        match required.iter().find(|key| !keys.0.contains_key(**key)) {
+        let is_absent = |key: &&&str| !key.split('|').any(|key| keys.0.contains_key(key));
+        match required.iter().find(is_absent) {
             None => Ok(()),
-            Some(key) => Err(malformed(format_args!("missing field `{key}`"))),
+            Some(key) => {
+                let key = key.split('|').next().unwrap_or(key);
+                Err(malformed(format_args!("missing field `{key}`")))
+            }
         }
     }
 }

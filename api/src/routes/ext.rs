@@ -31,7 +31,7 @@ pub(super) const ROUTES: &[Route] = &[
         .takes::<NetSpec>(r#"{"iface_id": "eth1", "host_dev_name": "tap1"}"#)
         .seen_by(&["extRemoveNetworkInterface", "extGetVm"])
         .asks(|call| {
-            call.read_with_id(&["iface_id", "host_dev_name"], |net: &NetSpec| &net.iface_id)
+            call.read_with_id(&["iface_id", "host_dev_name|socket"], |net: &NetSpec| &net.iface_id)
                 .map(VmmAction::HotplugNet)
         }),
     delete("/ext/v1/network-interfaces/{iface_id}", "extRemoveNetworkInterface")

@@ -179,7 +179,7 @@ pub(super) const ROUTES: &[Route] = &[
         .takes::<NetSpec>(r#"{"iface_id": "eth0", "host_dev_name": "tap0"}"#)
         .seen_by(&["getExportVmConfig", "patchGuestNetworkInterfaceByID"])
         .asks(|call| {
-            call.read_with_id(&["iface_id", "host_dev_name"], |net: &NetSpec| &net.iface_id)
+            call.read_with_id(&["iface_id", "host_dev_name|socket"], |net: &NetSpec| &net.iface_id)
                 .map(VmmAction::InsertNet)
         }),
     patch("/network-interfaces/{iface_id}", "patchGuestNetworkInterfaceByID")

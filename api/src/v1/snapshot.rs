@@ -257,15 +257,20 @@ pub enum MemoryBackendType {
     Uffd,
 }
 
-/// A TAP interface to use in place of that in the snapshot.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+/// A TAP interface, or the socket of a user-mode network, to use in place of that in the snapshot.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NetworkOverride {
     /// The interface's identifier.
     pub iface_id: String,
-    /// The TAP interface.
-    #[schema(value_type = InterfaceName)]
+    /// The TAP interface. Required, unless there's a `socket`.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    #[schema(value_type = Option<InterfaceName>)]
     pub host_dev_name: String,
+    /// Ours: the socket, as in a network interface's configuration.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<SocketPath>)]
+    pub socket: Option<PathBuf>,
 }
 
 /// The socket to use in place of that in the snapshot.

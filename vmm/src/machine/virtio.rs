@@ -6,8 +6,8 @@ use std::time::Duration;
 
 use api::config::{
     BalloonConfig, CacheType, ConsoleDevice, DiskFormat, DriveBackend, DriveConfig, EntropyConfig,
-    Field, IoEngine, MacAddr, MmdsConfig, NetConfig, PmemConfig, RateLimiter, Section, TokenBucket,
-    VmConfig, VsockConfig,
+    Field, IoEngine, MacAddr, MmdsConfig, NetConfig, NetHost, PmemConfig, RateLimiter, Section,
+    TokenBucket, VmConfig, VsockConfig,
 };
 use api::event::ErrorKind;
 use devices::disk::{
@@ -18,7 +18,7 @@ use devices::virtio::balloon::{Balloon, BalloonOptions, BalloonPort};
 use devices::virtio::block::{Block, BlockConfig};
 use devices::virtio::console::{Console, ConsolePort};
 use devices::virtio::mem::{Mem, MemPort};
-use devices::virtio::net::{FrameBackend, Net, NetConfig as NetSettings};
+use devices::virtio::net::{FrameBackend, Net, NetConfig as NetSettings, StreamBackend};
 use devices::virtio::pmem::{Pmem, PmemFile};
 use devices::virtio::rng::Rng;
 use devices::virtio::vhost_user::{VhostUserBlock, VhostUserError};
@@ -293,9 +293,19 @@ fn make_net(
             kind,
             source,
         };
-    let taps = Tap::open(&net.tap, net.num_queue_pairs)
-        .map_err(|source| error("host_dev_name", tap_kind(&source), Box::new(source)))?;
-    let backends = taps.into_iter().map(|tap| Box::new(tap) as Box<dyn FrameBackend>).collect();
+    let backends: Vec<Box<dyn FrameBackend>> = match &net.host {
+        NetHost::Tap(name) => Tap::open(name, net.num_queue_pairs)
+            .map_err(|source| error("host_dev_name", tap_kind(&source), Box::new(source)))?
+            .into_iter()
+            .map(|tap| Box::new(tap) as Box<dyn FrameBackend>)
+            .collect(),
+        NetHost::Socket(path) => {
+            let backend = StreamBackend::connect(path).map_err(|source| {
+                error("socket", ErrorKind::NetSocketUnusable, Box::new(source))
+            })?;
+            vec![Box::new(backend)]
+        }
+    };
     let settings = NetSettings {
         mac: net.mac.map_or_else(random_mac, |mac| Ok(mac.octets()))?,
         queue_pairs: net.num_queue_pairs,

@@ -4,7 +4,8 @@ use std::path::{Path, PathBuf};
 
 use super::super::{
     BackingFile, ConfigError, DiskFormat, DriveBackend, DriveConfig, DriveSpec, Field,
-    MAX_BACKING_FILES, MAX_CONCAT_FILES, MAX_QUEUES, MAX_SERIAL_BYTES, MacAddr, NetConfig, NetSpec,
+    MAX_BACKING_FILES, MAX_CONCAT_FILES, MAX_QUEUES, MAX_SERIAL_BYTES, MacAddr, NetConfig, NetHost,
+    NetSpec,
 };
 use super::values::{
     check_id, checked_path, checked_socket, in_range, invalid, is_printable, limiter,
@@ -217,8 +218,11 @@ pub(super) fn refuse_net_conflict(
     for (other_index, other) in earlier.iter().enumerate() {
         let conflict = if other.id == net.id {
             Some(("iface_id", net.id.clone()))
-        } else if other.tap == net.tap {
-            Some(("host_dev_name", net.tap.clone()))
+        } else if other.host == net.host {
+            Some(match &net.host {
+                NetHost::Tap(name) => ("host_dev_name", name.clone()),
+                NetHost::Socket(path) => ("socket", path.display().to_string()),
+            })
         } else {
             let mac = net.mac.filter(|mac| other.mac == Some(*mac));
             mac.map(|mac| ("guest_mac", mac.to_string()))
@@ -237,7 +241,7 @@ pub(super) fn refuse_net_conflict(
 pub(super) fn net(index: usize, spec: NetSpec) -> Result<NetConfig, ConfigError> {
     let field = |key| Field::net(index, key);
     check_id(&field("iface_id"), &spec.iface_id)?;
-    check_tap_name(&field("host_dev_name"), &spec.host_dev_name)?;
+    let host = net_host(index, spec.host_dev_name, spec.socket)?;
     let mac = match spec.guest_mac {
         None => None,
         Some(text) => match text.parse::<MacAddr>() {
@@ -252,19 +256,34 @@ pub(super) fn net(index: usize, spec: NetSpec) -> Result<NetConfig, ConfigError>
         },
     };
     let num_queue_pairs = spec.num_queue_pairs.unwrap_or(1);
-    in_range(field("num_queue_pairs"), num_queue_pairs.into(), 1, MAX_QUEUES.into())?;
+    let most = if matches!(host, NetHost::Tap(_)) { MAX_QUEUES.into() } else { 1 };
+    in_range(field("num_queue_pairs"), num_queue_pairs.into(), 1, most)?;
     if let Some(mtu) = spec.mtu {
         in_range(field("mtu"), mtu.into(), MIN_MTU, u16::MAX.into())?;
     }
     Ok(NetConfig {
         id: spec.iface_id,
-        tap: spec.host_dev_name,
+        host,
         mac,
         mtu: spec.mtu,
         rx_rate_limiter: limiter(spec.rx_rate_limiter),
         tx_rate_limiter: limiter(spec.tx_rate_limiter),
         num_queue_pairs,
     })
+}
+
+/// A TAP interface or a socket, and not both.
+fn net_host(index: usize, tap: String, socket: Option<PathBuf>) -> Result<NetHost, ConfigError> {
+    let Some(path) = socket else {
+        check_tap_name(&Field::net(index, "host_dev_name"), &tap)?;
+        return Ok(NetHost::Tap(tap));
+    };
+    let field = Field::net(index, "socket");
+    if !tap.is_empty() {
+        let reason = "stands beside host_dev_name: an interface has one of them";
+        return Err(invalid(field, path.display().to_string(), reason));
+    }
+    checked_socket(field, path).map(NetHost::Socket)
 }
 
 /// The rules of the kernel's `dev_valid_name`, less bytes that nobody can type.

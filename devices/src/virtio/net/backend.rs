@@ -1,15 +1,20 @@
 //! Where frames come from and go to.
 
+mod stream;
+
 use std::io;
 use std::os::fd::AsFd;
 
 use sys::tap::{GuestVectors, Offloads, Received, Tap};
 
+pub use stream::StreamBackend;
+
 /// One queue of the host's side of a network card: a non-blocking file descriptor on which each
 /// read or write is one frame behind a `virtio_net_hdr_v1` (VIRTIO 1.3 §5.1.6).
 ///
-/// It polls as readable when a frame waits and as writable when there is room for one. The
-/// provided methods suit everything that `readv` and `writev` work on.
+/// It polls as readable when a frame waits and as writable when there is room for one; one that reads
+/// ahead may have frames without. The provided methods suit everything that `readv` and `writev`
+/// work on.
 pub trait FrameBackend: AsFd + Send + Sync {
     /// Reads one frame into the first `count` of `buffers` and what doesn't fit into `spill`.
     ///
@@ -31,6 +36,14 @@ pub trait FrameBackend: AsFd + Send + Sync {
     /// [`io::ErrorKind::WouldBlock`] when there is no room; any other error loses this frame only.
     fn send(&self, header: &[u8], frame: &mut GuestVectors) -> io::Result<()> {
         frame.write_frame(self.as_fd(), header).map(drop)
+    }
+
+    /// Sends what is left of a frame that [`send`](Self::send) took and sent in part.
+    ///
+    /// # Errors
+    /// [`io::ErrorKind::WouldBlock`] when there is no room for all of it; any other error loses it.
+    fn flush(&self) -> io::Result<()> {
+        Ok(())
     }
 
     /// Says what may be left undone in frames, in both directions.

@@ -159,6 +159,10 @@ impl FrameBackend for MmdsBackend {
         self.inner.send(header, frame)
     }
 
+    fn flush(&self) -> io::Result<()> {
+        self.inner.flush()
+    }
+
     fn supported_offloads(&self) -> Offloads {
         self.inner.supported_offloads()
     }

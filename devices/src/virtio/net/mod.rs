@@ -1,10 +1,11 @@
-//! The network card (VIRTIO 1.3 §5.1): frames between the driver's queues and a TAP.
+//! The network card (VIRTIO 1.3 §5.1): frames between the driver's queues and a TAP,
+//! or a process that is the guest's network.
 //!
 //! One worker serves each pair of queues. The first also serves the control queue.
 //!
 //! ```text
 //! Net ── PairWorker ── Receiver ──┐
-//!     │      │        Transmitter ┴─ Pair ── FrameBackend (TAP queue)
+//!     │      │        Transmitter ┴─ Pair ── FrameBackend (TAP queue, stream)
 //!     │      └── Control ─ all pairs ─┘
 //!     └── PairWorker …
 //! ```
@@ -36,7 +37,7 @@ use virtio_bindings::virtio_net::{VIRTIO_NET_F_MQ, VIRTIO_NET_S_LINK_UP};
 use zerocopy::little_endian::U16;
 use zerocopy::{Immutable, IntoBytes};
 
-pub use backend::FrameBackend;
+pub use backend::{FrameBackend, StreamBackend};
 pub use metrics::NetMetrics;
 
 use self::choices::{Choices, ChoicesState};

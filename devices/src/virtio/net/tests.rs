@@ -4,6 +4,7 @@ mod control;
 mod mmds;
 mod receive;
 mod saved;
+mod stream;
 mod transmit;
 
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};

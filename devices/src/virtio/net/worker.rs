@@ -1,5 +1,6 @@
 //! The event loop's side of one queue pair.
 
+use std::io;
 use std::os::fd::{AsRawFd, RawFd};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -110,15 +111,23 @@ impl PairWorker {
         let progress = self.rx.run(self.pair.backend())?;
         drop(enabled);
         self.waits.readable = matches!(progress, RxProgress::BackendEmpty | RxProgress::More);
-        if progress == RxProgress::BackendLost {
-            self.lose_link();
+        match progress {
+            RxProgress::BackendLost => self.lose_link(),
+            // Comes back after the other direction had its turn. Frames that the backend has read
+            // ahead don't make it readable.
+            RxProgress::More => {
+                let _ = self.rx.queue().kick().write(1);
+            }
+            _ => {}
         }
         Ok(())
     }
 
     fn transmit(&mut self) -> Result<(), QueueError> {
         let progress = self.tx.run(self.pair.backend())?;
-        self.waits.writable = progress == TxProgress::BackendFull && !self.waits.lost;
+        let flushed = self.pair.backend().flush();
+        let is_stuck = flushed.is_err_and(|error| error.kind() == io::ErrorKind::WouldBlock);
+        self.waits.writable = (is_stuck || progress == TxProgress::BackendFull) && !self.waits.lost;
         if progress == TxProgress::More {
             // Comes back after the other direction had its turn.
             let _ = self.tx.queue().kick().write(1);

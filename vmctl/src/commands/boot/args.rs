@@ -48,6 +48,9 @@ pub(crate) struct BootArgs {
 
     /// A network interface on an existing TAP; may be given several times.
     ///
+    /// With `socket=PATH` in place of the TAP, it's on the network that a process gives which
+    /// listens there, without root (`passt --socket PATH`).
+    ///
     /// Options: `mac=ADDRESS` (the guest chooses one unless given); `queues=N` pairs, for a TAP made
     /// with multi_queue; `rx-bw=SIZE`, `tx-bw=SIZE`, `rx-pps=N`, `tx-pps=N`, limits per second as
     /// the guest sees the directions; `id=NAME`.

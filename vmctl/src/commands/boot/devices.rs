@@ -84,12 +84,13 @@ impl FromStr for NetArg {
     type Err = OptionError;
 
     fn from_str(text: &str) -> Result<Self, Self::Err> {
-        const KNOWN: &str = "tap, mac, queues, id, rx-bw, tx-bw, rx-pps, tx-pps";
+        const KNOWN: &str = "tap, socket, mac, queues, id, rx-bw, tx-bw, rx-pps, tx-pps";
         let mut spec = NetSpec::default();
         let (mut rx, mut tx) = (RateLimiter::default(), RateLimiter::default());
         for option in parse_list(text)? {
             match option.key() {
                 "tap" => spec.host_dev_name = option.text()?,
+                "socket" => spec.socket = Some(option.text()?.into()),
                 "mac" => spec.guest_mac = Some(option.text()?),
                 "queues" => spec.num_queue_pairs = Some(option.parse()?),
                 "id" => spec.iface_id = option.text()?,
@@ -100,7 +101,7 @@ impl FromStr for NetArg {
                 _ => return Err(option.unknown(KNOWN)),
             }
         }
-        if spec.host_dev_name.is_empty() {
+        if spec.host_dev_name.is_empty() && spec.socket.is_none() {
             return Err(OptionError::Missing("tap=NAME"));
         }
         spec.rx_rate_limiter = given(rx);

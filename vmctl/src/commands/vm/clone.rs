@@ -176,7 +176,7 @@ fn taps(nets: &[String], number: u32) -> Result<Vec<NetworkOverride>, CliError> 
             problem: "expected ID=TAP",
         })?;
         let host_dev_name = tap.replace("%d", &number.to_string());
-        Ok(NetworkOverride { iface_id: id.to_owned(), host_dev_name })
+        Ok(NetworkOverride { iface_id: id.to_owned(), host_dev_name, socket: None })
     };
     nets.iter().map(parse).collect()
 }

@@ -127,6 +127,7 @@ pub(super) fn run(
     let net = |(id, tap): &(String, String)| NetworkOverride {
         iface_id: id.clone(),
         host_dev_name: tap.clone(),
+        socket: None,
     };
     params.network_overrides = args.nets.iter().map(net).collect();
     let disk = |(id, path): &(String, String)| DriveOverride {
@@ -237,6 +238,7 @@ fn apply(config: &mut VmSpec, params: &LoadSnapshotParams) {
         let change = params.network_overrides.iter().find(|change| change.iface_id == net.iface_id);
         if let Some(change) = change {
             net.host_dev_name.clone_from(&change.host_dev_name);
+            net.socket.clone_from(&change.socket);
         }
     }
     for drive in &mut config.drives {

@@ -184,6 +184,7 @@ fn adapt(mut spec: VmSpec, params: &LoadSnapshotParams) -> Result<VmConfig, VmmE
         let net = spec.network_interfaces.iter_mut().find(|net| net.iface_id == change.iface_id);
         let net = net.ok_or_else(|| unknown("network interface", &change.iface_id))?;
         net.host_dev_name.clone_from(&change.host_dev_name);
+        net.socket.clone_from(&change.socket);
     }
     for change in params.drive_overrides.iter().filter(|change| !change.overlay) {
         let drive = spec.drives.iter_mut().find(|drive| drive.drive_id == change.drive_id);
