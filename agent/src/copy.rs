@@ -244,7 +244,8 @@ fn unpack(from: impl Read, dir: &Path, keep_owners: bool, replace: bool) -> Resu
         let name = entry.path().context(ErrorKind::Invalid, || bad.into())?.into_owned();
         check_name(&name)?;
         let kind = entry.header().entry_type();
-        let place = dir.join(&name);
+        // Without a slash at its end, which would have a file looked up as a directory.
+        let place: PathBuf = dir.join(&name).components().collect();
         match kind {
             EntryType::Char | EntryType::Block | EntryType::Fifo => continue,
             EntryType::XGlobalHeader => continue,

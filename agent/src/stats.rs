@@ -21,7 +21,10 @@ pub(crate) fn collect() -> Stats {
             current: number(&read("pids.current")).unwrap_or(0),
             limit: number(&read("pids.max")),
         },
-        networks: networks(&fs::read_to_string("/proc/self/net/dev").unwrap_or_default()),
+        networks: networks(
+            &fs::read_to_string("/proc/self/net/dev").unwrap_or_default(),
+            is_device,
+        ),
         block: block(&read("io.stat")),
     }
 }
@@ -59,8 +62,13 @@ fn memory(read: &impl Fn(&str) -> String) -> MemoryStats {
     }
 }
 
+/// Tells whether an interface is a device, rather than the kernel's own making as the loopback is.
+fn is_device(interface: &str) -> bool {
+    Path::new("/sys/class/net").join(interface).join("device").exists()
+}
+
 /// Reads `/proc/net/dev`: sixteen counters per interface, eight each way.
-fn networks(text: &str) -> Vec<NetworkStats> {
+fn networks(text: &str, is_device: impl Fn(&str) -> bool) -> Vec<NetworkStats> {
     let parse = |line: &str| {
         let (name, counters) = line.split_once(':')?;
         let counters: Vec<u64> =
@@ -74,7 +82,7 @@ fn networks(text: &str) -> Vec<NetworkStats> {
         })
     };
     let all = text.lines().filter_map(parse);
-    all.filter(|interface| interface.name != "lo").take(MAX_DEVICES).collect()
+    all.filter(|interface| is_device(&interface.name)).take(MAX_DEVICES).collect()
 }
 
 /// Reads `io.stat`: a line of `KEY=VALUE` per drive.
@@ -97,7 +105,7 @@ mod tests {
     fn interfaces_are_counted_without_the_loopback() {
         let text = "Inter-|   Receive  |  Transmit\n face |bytes packets\n    lo: 1 1 0 0 0 0 0 0 1 1 0 0 0 0 0 0\n  \
                     eth0: 100 2 0 0 0 0 0 0 300 4 0 0 0 0 0 0\nbroken: 1\n";
-        let networks = networks(text);
+        let networks = networks(text, |name| name != "lo");
         assert_eq!(networks.len(), 1);
         assert_eq!((networks[0].received_bytes, networks[0].sent_packets), (100, 4));
     }
