@@ -217,7 +217,7 @@ fn forward(port: &PublishedPort) -> [String; 2] {
 
 /// Whether the host has a default route by IPv6: without one, `passt` has no IPv6.
 fn has_ipv6_route() -> bool {
-    let routes = fs::read_to_string("/proc/net/ipv6_route").unwrap_or_default();
+    let routes = fs::read_to_string("/proc/thread-self/net/ipv6_route").unwrap_or_default();
     routes.lines().any(|line| {
         let words: Vec<_> = line.split_ascii_whitespace().collect();
         let is_default = words.first().is_some_and(|to| to.bytes().all(|byte| byte == b'0'))

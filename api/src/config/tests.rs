@@ -278,6 +278,11 @@ fn malformed_values_are_refused_with_field_and_value() {
         ("/network-interfaces/0/host_dev_name", json!("a/b"), "can't be an interface's name"),
         ("/network-interfaces/0/host_dev_name", json!("tap%d"), "can't be an interface's name"),
         (
+            "/network-interfaces/0/socket",
+            json!("net.sock"),
+            "network-interfaces[0].socket: \"net.sock\" stands beside host_dev_name",
+        ),
+        (
             "/network-interfaces/1/host_dev_name",
             json!("tap0"),
             "network-interfaces[1].host_dev_name: \"tap0\" is already",

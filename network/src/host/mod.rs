@@ -133,7 +133,7 @@ impl Host {
     /// The largest packet that goes out by the default route.
     pub(crate) fn uplink_mtu(&self) -> u16 {
         let read = || {
-            let routes = fs::read_to_string("/proc/net/route").ok()?;
+            let routes = fs::read_to_string("/proc/thread-self/net/route").ok()?;
             let mut fields = routes.lines().skip(1).map(str::split_ascii_whitespace);
             let interface = fields.find_map(|mut line| {
                 let (name, destination) = (line.next()?, line.next()?);
