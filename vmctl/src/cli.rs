@@ -4,12 +4,14 @@ use clap::{ArgAction, Parser, Subcommand};
 use log::LevelFilter;
 
 use crate::commands::boot::BootArgs;
+use crate::commands::container::{ContainerCommand, GroupArgs, PsArgs, SUPERVISE, SuperviseArgs};
 use crate::commands::doctor::DoctorArgs;
 use crate::commands::generate::{CompletionArgs, ManArgs};
+use crate::commands::inspect::InspectArgs;
 use crate::commands::snapshot::SnapshotArgs;
 use crate::commands::vm::{CloneArgs, VmArgs};
 
-/// Boots virtual machines with KVM.
+/// Boots virtual machines and runs containers as virtual machines, with KVM.
 #[derive(Debug, Parser)]
 #[command(name = "vmctl", version, propagate_version = true)]
 pub(crate) struct Cli {
@@ -26,6 +28,13 @@ pub(crate) struct Cli {
 /// one in the help.
 #[derive(Debug, Subcommand)]
 pub(crate) enum Command {
+    #[command(flatten)]
+    Shared(ContainerCommand),
+    Ps(PsArgs),
+    Inspect(InspectArgs),
+    Container(GroupArgs),
+    #[command(name = SUPERVISE, hide = true)]
+    Supervise(SuperviseArgs),
     Boot(Box<BootArgs>),
     Vm(Box<VmArgs>),
     Clone(CloneArgs),

@@ -1,6 +1,8 @@
 //! Everything that a user is told about a failure, and every exit code: the only place that
 //! prints either.
 
+pub(crate) mod containers;
+
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
 use std::path::PathBuf;
@@ -13,8 +15,12 @@ use api::http::ClientError;
 use snapshot::SnapshotError;
 use thiserror::Error;
 
+use self::containers::ContainerError;
 use crate::registry::RegistryError;
 use crate::registry::status::Status;
+
+/// The exit code of `run` for its own failures.
+const RUN_FAILURE: u8 = 125;
 
 /// Why a command ended without success.
 #[derive(Debug, Error)]
@@ -95,6 +101,9 @@ pub(crate) enum CliError {
     /// The registry of VMs can't be used so.
     #[error(transparent)]
     Registry(#[from] RegistryError),
+    /// Something about containers, images, volumes or networks.
+    #[error(transparent)]
+    Container(#[from] ContainerError),
     /// A VM didn't do what it was asked for.
     #[error("{name}: {error}")]
     Request {
@@ -165,8 +174,18 @@ pub(crate) enum CliError {
 }
 
 impl CliError {
+    /// The exit code of `run`, whose own failures are told apart from the container's: 125, or 126
+    /// or 127 for a command that can't be started.
+    pub(crate) fn run_code(&self) -> u8 {
+        match self {
+            Self::Container(error) => error.run_code(),
+            _ => RUN_FAILURE,
+        }
+    }
+
     fn exit_code(&self) -> u8 {
         match self {
+            Self::Container(error) if error.is_usage() => exit::USAGE,
             Self::Config { .. } | Self::BadValue { .. } => exit::USAGE,
             Self::Registry(error) if error.is_usage() => exit::USAGE,
             Self::Vm { failure, .. } => match failure.kind {
@@ -195,6 +214,7 @@ impl CliError {
     fn hint(&self) -> Option<String> {
         match self {
             Self::Registry(error) => error.hint(),
+            Self::Container(error) => error.hint(),
             Self::NotRunning { name, status } => Some(status_hint(name, status)),
             Self::Request { name, error } => request_hint(name, error),
             Self::NoDevice { known, .. } => Some(format!("it has {known}")),
@@ -243,10 +263,19 @@ pub(crate) fn report(error: &CliError) -> ExitCode {
 }
 
 /// Prints what clap has to say (an error in the flags, help, the version), and returns its exit
-/// code.
+/// code: for `run` and `exec` one that their containers' processes don't have.
 pub(crate) fn report_usage(error: &clap::Error) -> ExitCode {
     let _ = error.print();
-    if error.use_stderr() { ExitCode::from(exit::USAGE) } else { ExitCode::SUCCESS }
+    if !error.use_stderr() {
+        return ExitCode::SUCCESS;
+    }
+    let words: Vec<_> =
+        std::env::args().skip(1).filter(|word| !word.starts_with('-')).take(2).collect();
+    let command = words.strip_prefix(&["container".to_owned()]).unwrap_or(&words).first();
+    match command.map(String::as_str) {
+        Some("run" | "exec") => ExitCode::from(RUN_FAILURE),
+        _ => ExitCode::from(exit::USAGE),
+    }
 }
 
 /// Tells the user something while a VM runs. A raw terminal still turns `\n` into a new line.
@@ -330,6 +359,7 @@ fn kind_hint(kind: ErrorKind) -> Option<&'static str> {
         ErrorKind::TapMissing => {
             "ip tuntap add NAME mode tap user $USER vnet_hdr && ip link set NAME up"
         }
+        ErrorKind::ShareUnusable => "--share takes a directory, or a file, that you may open",
         ErrorKind::TapBusy => "each VM needs a TAP of its own",
         ErrorKind::NetSocketUnusable => "start what listens there first: passt --socket PATH",
         ErrorKind::TapDenied => {

@@ -83,6 +83,20 @@ pub(crate) fn render_each(items: &[Value], text: &str) -> Result<String, FormatE
     lines.collect::<Result<_, _>>().map_err(failed)
 }
 
+/// Aligns rows of texts below their titles.
+pub(crate) fn align(titles: &[String], rows: &[Vec<String>]) -> String {
+    let line = |cells: &Vec<String>| {
+        cells.iter().map(|cell| one_line(cell)).collect::<Vec<_>>().join("\t")
+    };
+    let lines: Vec<_> = std::iter::once(titles.join("\t")).chain(rows.iter().map(line)).collect();
+    table::align(&lines)
+}
+
+/// A text that does nothing to a terminal or to the lines around it.
+pub(crate) fn one_line(text: &str) -> String {
+    text.chars().map(|char| if char.is_control() { '?' } else { char }).collect()
+}
+
 /// Adds labels to a row: as text for `.Labels`, one by one for `.Label "name"`.
 pub(crate) fn add_labels<'a>(row: &mut Row, labels: impl Iterator<Item = (&'a str, &'a str)>) {
     let labels: Map<_, _> = labels.map(|(key, value)| (key.to_owned(), value.into())).collect();
@@ -109,11 +123,7 @@ fn shown(row: &Row) -> Row {
 /// guests.
 fn printable(row: &Row) -> Row {
     match row {
-        Value::String(text) if text.contains(char::is_control) => text
-            .chars()
-            .map(|char| if char.is_control() { '?' } else { char })
-            .collect::<String>()
-            .into(),
+        Value::String(text) if text.contains(char::is_control) => one_line(text).into(),
         Value::Array(items) => items.iter().map(printable).collect(),
         Value::Object(fields) => {
             Value::Object(fields.iter().map(|(key, item)| (key.clone(), printable(item))).collect())

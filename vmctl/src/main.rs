@@ -28,6 +28,11 @@ fn main() -> ExitCode {
     };
     env_logger::Builder::new().filter_level(cli.log_level()).init();
     let result = match &cli.command {
+        Command::Shared(command) => commands::container::run(command, cli.log_level()),
+        Command::Ps(args) => commands::container::ps(args, cli.log_level()),
+        Command::Inspect(args) => commands::inspect::run(args, cli.log_level()),
+        Command::Container(args) => commands::container::run_group(args, cli.log_level()),
+        Command::Supervise(args) => commands::container::supervise(args),
         Command::Boot(args) => commands::boot::run(args, cli.log_level(), started_ns),
         Command::Vm(args) => commands::vm::run(args, cli.log_level()),
         Command::Clone(args) => commands::vm::run_clone(args, cli.log_level()),

@@ -15,7 +15,10 @@ static SAVED: Mutex<Option<Termios>> = Mutex::new(None);
 
 /// Standard input is a terminal in raw mode for as long as this lives.
 #[derive(Debug)]
-pub(crate) struct RawMode(());
+pub(crate) struct RawMode {
+    /// Output isn't processed either.
+    whole: bool,
+}
 
 impl RawMode {
     /// Makes standard input raw: each key as it's typed, no echo, no signals from keys. Output
@@ -23,6 +26,16 @@ impl RawMode {
     ///
     /// None if standard input is no terminal.
     pub(crate) fn enter() -> io::Result<Option<Self>> {
+        Self::enter_as(false)
+    }
+
+    /// Makes standard input raw, output processing included: what's written is for a terminal whose
+    /// modes are those of another one, in a guest.
+    pub(crate) fn enter_whole() -> io::Result<Option<Self>> {
+        Self::enter_as(true)
+    }
+
+    fn enter_as(whole: bool) -> io::Result<Option<Self>> {
         if !io::stdin().is_terminal() {
             return Ok(None);
         }
@@ -30,7 +43,7 @@ impl RawMode {
         let modes = tcgetattr(stdin())?;
         *SAVED.lock().unwrap_or_else(PoisonError::into_inner) = Some(modes);
         // From here on dropping restores, whatever happens.
-        let guard = Self(());
+        let guard = Self { whole };
         guard.apply()?;
         Ok(Some(guard))
     }
@@ -40,7 +53,9 @@ impl RawMode {
         let saved = SAVED.lock().unwrap_or_else(PoisonError::into_inner);
         let Some(mut modes) = saved.clone() else { return Ok(()) };
         modes.make_raw();
-        modes.output_modes |= OutputModes::OPOST;
+        if !self.whole {
+            modes.output_modes |= OutputModes::OPOST;
+        }
         // The VMM writes from a process group of its own.
         modes.local_modes -= LocalModes::TOSTOP;
         tcsetattr(stdin(), OptionalActions::Now, &modes)?;
@@ -54,7 +69,8 @@ impl Drop for RawMode {
     }
 }
 
-fn restore() {
+/// Restores the terminal's modes, if it's raw: for those who end the process at once.
+pub(crate) fn restore() {
     // Never waits: a panic may have come while the lock was held.
     let Ok(mut saved) = SAVED.try_lock() else { return };
     if let Some(modes) = saved.take() {

@@ -1,6 +1,7 @@
 //! Saved and restored again and again under load on every queue: nothing is lost, done twice or left
 //! behind.
 
+use std::fmt::Write as _;
 use std::time::Instant;
 
 use anyhow::{Context, Result, ensure};
@@ -108,19 +109,44 @@ impl Soak {
     }
 
     /// Saves the machine under load, ends its process, and brings it back in another.
-    fn save_and_restore(&self, mut guest: ApiGuest) -> Result<ApiGuest> {
+    fn save_and_restore(&self, mut guest: ApiGuest, steps: &mut Steps) -> Result<ApiGuest> {
         let [base, diff, merged] = ["base", "diff", "merged"].map(|name| self.place.pair(name));
         base.take(&mut guest, SnapshotType::Full)?;
+        steps.done("full");
         self.loads.await_progress()?;
+        steps.done("load");
         guest.vm.api.pause()?;
         diff.create(&mut guest, SnapshotType::Diff)?;
+        steps.done("diff");
         let _away = self.loads.expect_vsock_to_break();
         guest.vm.api.kill()?;
         guest.vm.expect_exit(1)?;
         snapshot::merge(paths(&base), paths(&diff), paths(&merged), true)?;
+        steps.done("merge");
         let mut params = merged.load();
         params.track_dirty_pages = true;
-        self.vmm()?.restore(params)
+        let guest = self.vmm()?.restore(params)?;
+        steps.done("restore");
+        Ok(guest)
+    }
+}
+
+/// How long each step of a round took, for whoever reads the log: the machine's load decides it.
+struct Steps {
+    text: String,
+    since: Instant,
+}
+
+impl Steps {
+    fn begin(round: usize) -> Self {
+        Self { text: format!("round {round}:"), since: Instant::now() }
+    }
+
+    fn done(&mut self, step: &str) {
+        let took = self.since.elapsed();
+        self.since = Instant::now();
+        // Writing to a string can't fail.
+        let _ = write!(self.text, " {step} {:.1} s", took.as_secs_f64());
     }
 }
 
@@ -163,13 +189,14 @@ fn rounds_of_saving_and_restoring_under_load_lose_nothing_and_leave_nothing() ->
     let (rounds, since) = (rounds()?, Instant::now());
     let mut after_the_first = None;
     for round in 1..=rounds {
-        let began = Instant::now();
-        guest = soak.save_and_restore(guest)?;
+        let mut steps = Steps::begin(round);
+        guest = soak.save_and_restore(guest, &mut steps)?;
         soak.loads.await_progress().with_context(|| format!("after round {round}"))?;
-        let back = began.elapsed();
+        steps.done("load");
         check_disk(&mut guest).with_context(|| format!("after round {round}"))?;
+        steps.done("disk");
         let held = soak.held(&guest)?;
-        println!("round {round}: back after {back:.1?}, whole after {:.1?}", began.elapsed());
+        println!("{}", steps.text);
         let first = after_the_first.get_or_insert_with(|| held.clone());
         ensure!(held == *first, "{held:?} after round {round}, {first:?} after the first");
     }

@@ -55,6 +55,11 @@ impl Filters {
         Ok(filters)
     }
 
+    /// All filters with their values.
+    pub(crate) fn values(&self) -> &BTreeMap<String, Vec<String>> {
+        &self.values
+    }
+
     /// The values of a filter; none if it wasn't given.
     pub(crate) fn get(&self, name: &str) -> &[String] {
         self.values.get(name).map_or(&[], Vec::as_slice)

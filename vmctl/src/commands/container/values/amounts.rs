@@ -1,5 +1,7 @@
 //! Amounts of memory, of CPUs, and resource limits.
 
+use runtime::Ulimit;
+
 use super::Problem;
 
 /// Billionths of a CPU.
@@ -55,15 +57,6 @@ fn scaled(number: &str, factor: u64) -> Option<u64> {
         }
     };
     whole.checked_mul(factor)?.checked_add(part)
-}
-
-/// A resource limit of processes; -1 is none.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Ulimit {
-    /// As `setrlimit` calls it, in lower case: `nofile`.
-    pub(crate) name: String,
-    pub(crate) soft: i64,
-    pub(crate) hard: i64,
 }
 
 /// The limits that there are.

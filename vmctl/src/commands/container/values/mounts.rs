@@ -2,41 +2,12 @@
 
 use std::path::{Component, Path, PathBuf};
 
+use runtime::{MountKind, MountSpec};
+
 use super::{Problem, amounts, names};
 
-/// Something that's mounted in a container.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Mount {
-    pub(crate) source: Source,
-    /// Absolute, in the container.
-    pub(crate) target: String,
-    pub(crate) read_only: bool,
-}
-
-/// What's mounted.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Source {
-    /// A file or a directory of the host.
-    Bind(PathBuf),
-    /// A volume; one of its own without a name.
-    Volume {
-        name: Option<String>,
-        /// What the image has at the target isn't copied into an empty volume.
-        no_copy: bool,
-    },
-    /// Memory.
-    Tmpfs {
-        /// At most so many bytes.
-        size_bytes: Option<u64>,
-        /// The root's permissions.
-        mode: Option<u32>,
-        /// Options as `mount` has them: `noexec`, `nosuid`, …
-        options: Vec<String>,
-    },
-}
-
 /// Reads `-v [SOURCE:]TARGET[:OPTION,…]`.
-pub(crate) fn volume(text: &str) -> Result<Mount, Problem> {
+pub(crate) fn volume(text: &str) -> Result<MountSpec, Problem> {
     let invalid = || format!("invalid volume specification: '{text}'");
     let parts: Vec<_> = text.split(':').collect();
     let (source, target, options) = match parts.as_slice() {
@@ -45,16 +16,16 @@ pub(crate) fn volume(text: &str) -> Result<Mount, Problem> {
         [source, target, options] => (Some(*source), *target, Some(*options)),
         _ => return Err(invalid()),
     };
-    let source = match source {
-        None => Source::Volume { name: None, no_copy: false },
+    let (kind, source) = match source {
+        None => (MountKind::Volume, None),
         Some("") => return Err(invalid()),
-        Some(path) if path.starts_with(['/', '.', '~']) => Source::Bind(host_path(path)?),
-        Some(name) => {
-            let name = names::name(name).map_err(|_| volume_name_problem(name))?;
-            Source::Volume { name: Some(name), no_copy: false }
+        Some(path) if path.starts_with(['/', '.', '~']) => {
+            (MountKind::Bind, Some(host_path(path)?))
         }
+        Some(name) => (MountKind::Volume, Some(volume_name(name)?)),
     };
-    let mut mount = Mount { source, target: target_path(target)?, read_only: false };
+    let target = target_path(target)?;
+    let mut mount = MountSpec { kind, source, target, ..MountSpec::default() };
     for option in options.into_iter().flat_map(|options| options.split(',')) {
         volume_option(&mut mount, option)
             .map_err(|()| format!("invalid mode: {option}; there are ro, rw, nocopy, z, Z"))?;
@@ -62,36 +33,36 @@ pub(crate) fn volume(text: &str) -> Result<Mount, Problem> {
     Ok(mount)
 }
 
-fn volume_name_problem(name: &str) -> Problem {
-    format!(
-        "{name:?} includes invalid characters for a local volume name, only \
-         \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, use \
-         absolute path"
-    )
+fn volume_name(name: &str) -> Result<String, Problem> {
+    names::name(name).map_err(|_| {
+        format!(
+            "{name:?} includes invalid characters for a local volume name, only \
+             \"[a-zA-Z0-9][a-zA-Z0-9_.-]\" are allowed. If you intended to pass a host directory, \
+             use absolute path"
+        )
+    })
 }
 
-fn volume_option(mount: &mut Mount, option: &str) -> Result<(), ()> {
+fn volume_option(mount: &mut MountSpec, option: &str) -> Result<(), ()> {
     match option {
         "ro" => mount.read_only = true,
         // Labels of SELinux and consistency are about hosts that share a kernel, or a Mac.
         "rw" | "z" | "Z" | "cached" | "delegated" | "consistent" | "default" => {}
         // A guest's mounts don't propagate to the host; these ask for nothing else.
         "private" | "rprivate" => {}
-        "nocopy" => match &mut mount.source {
-            Source::Volume { no_copy, .. } => *no_copy = true,
-            _ => return Err(()),
-        },
+        "nocopy" if mount.kind == MountKind::Volume => mount.no_copy = true,
         _ => return Err(()),
     }
     Ok(())
 }
 
 /// A path on the host, relative ones below the current directory.
-fn host_path(text: &str) -> Result<PathBuf, Problem> {
+fn host_path(text: &str) -> Result<String, Problem> {
     if text.starts_with('~') {
         return Err(format!("{text:?}: shells replace ~ only at a word's beginning; write $HOME"));
     }
-    std::path::absolute(text).map_err(|error| format!("{text:?}: {error}"))
+    let path = std::path::absolute(text).map_err(|error| format!("{text:?}: {error}"))?;
+    path.into_os_string().into_string().map_err(|path| format!("{path:?} isn't UTF-8"))
 }
 
 /// A path in the container.
@@ -118,51 +89,27 @@ fn target_path(text: &str) -> Result<String, Problem> {
 }
 
 /// Reads `--tmpfs TARGET[:OPTION,…]`.
-pub(crate) fn tmpfs(text: &str) -> Result<Mount, Problem> {
+pub(crate) fn tmpfs(text: &str) -> Result<MountSpec, Problem> {
     let (target, options) = text.split_once(':').unwrap_or((text, ""));
-    let mut parsed = Tmpfs::default();
-    for option in options.split(',').filter(|option| !option.is_empty()) {
-        parsed.option(option)?;
-    }
     let target = target_path(target)?;
-    Ok(Mount { source: parsed.source(), target, read_only: parsed.read_only })
-}
-
-#[derive(Debug, Default)]
-struct Tmpfs {
-    size_bytes: Option<u64>,
-    mode: Option<u32>,
-    options: Vec<String>,
-    read_only: bool,
-}
-
-impl Tmpfs {
-    fn option(&mut self, option: &str) -> Result<(), Problem> {
+    let mut mount = MountSpec { kind: MountKind::Tmpfs, target, ..MountSpec::default() };
+    for option in options.split(',').filter(|option| !option.is_empty()) {
         match option.split_once('=') {
-            Some(("size", size)) => self.size_bytes = Some(amounts::bytes(size)?),
-            Some(("mode", mode)) => self.mode = Some(octal(mode)?),
-            Some(("uid" | "gid" | "nr_inodes" | "nr_blocks", number))
-                if number.parse::<u32>().is_ok() =>
-            {
-                self.options.push(option.to_owned());
+            Some(("size", size)) => mount.tmpfs_size_bytes = Some(amounts::bytes(size)?),
+            Some(("mode", mode)) => mount.tmpfs_mode = Some(octal(mode)?),
+            None if option == "ro" => mount.read_only = true,
+            None if option == "rw" => mount.read_only = false,
+            // As it's mounted anyway.
+            None if matches!(option, "noexec" | "nosuid" | "nodev") => {}
+            _ => {
+                return Err(format!(
+                    "invalid tmpfs option {option:?}; there are ro, rw, size, mode, noexec, nosuid, \
+                     nodev"
+                ));
             }
-            None => match option {
-                "ro" => self.read_only = true,
-                "rw" => self.read_only = false,
-                "exec" | "noexec" | "suid" | "nosuid" | "dev" | "nodev" | "sync" | "async"
-                | "atime" | "noatime" | "diratime" | "nodiratime" | "relatime" | "norelatime"
-                | "strictatime" | "nostrictatime" => self.options.push(option.to_owned()),
-                _ => return Err(format!("invalid tmpfs option {option:?}")),
-            },
-            Some(_) => return Err(format!("invalid tmpfs option {option:?}")),
         }
-        Ok(())
     }
-
-    fn source(&self) -> Source {
-        let options = self.options.clone();
-        Source::Tmpfs { size_bytes: self.size_bytes, mode: self.mode, options }
-    }
+    Ok(mount)
 }
 
 fn octal(text: &str) -> Result<u32, Problem> {
@@ -171,7 +118,7 @@ fn octal(text: &str) -> Result<u32, Problem> {
 }
 
 /// Reads `--mount type=…,source=…,target=…,…`.
-pub(crate) fn mount(text: &str) -> Result<Mount, Problem> {
+pub(crate) fn mount(text: &str) -> Result<MountSpec, Problem> {
     let mut fields = MountFields::default();
     for field in csv_fields(text)? {
         fields.set(&field)?;
@@ -187,8 +134,8 @@ struct MountFields {
     target: Option<String>,
     read_only: bool,
     no_copy: bool,
-    tmpfs: Tmpfs,
-    tmpfs_only: Option<&'static str>,
+    size_bytes: Option<u64>,
+    mode: Option<u32>,
 }
 
 impl MountFields {
@@ -206,12 +153,10 @@ impl MountFields {
             "readonly" | "ro" => self.read_only = truth(&key, value)?,
             "volume-nocopy" => self.no_copy = truth(&key, value)?,
             "tmpfs-size" => {
-                self.tmpfs.size_bytes = Some(amounts::bytes(needed()?)?);
-                self.tmpfs_only = Some("tmpfs-size");
+                self.size_bytes = Some(amounts::bytes(needed()?)?);
             }
             "tmpfs-mode" => {
-                self.tmpfs.mode = Some(octal(needed()?)?);
-                self.tmpfs_only = Some("tmpfs-mode");
+                self.mode = Some(octal(needed()?)?);
             }
             "consistency" => drop(needed()?),
             "bind-propagation" if matches!(value, Some("private" | "rprivate")) => {}
@@ -225,33 +170,40 @@ impl MountFields {
         Ok(())
     }
 
-    fn into_mount(self) -> Result<Mount, Problem> {
+    fn into_mount(self) -> Result<MountSpec, Problem> {
         let kind = self.kind.as_deref().unwrap_or("volume");
         let target = self.target.as_deref().ok_or("target is required")?;
         let target = target_path(target)?;
-        if let Some(key) = self.tmpfs_only.filter(|_| kind != "tmpfs") {
-            return Err(format!("cannot mix 'tmpfs-*' options with mount type '{kind}': {key}"));
+        if kind != "tmpfs" && (self.size_bytes.is_some() || self.mode.is_some()) {
+            return Err(format!("cannot mix 'tmpfs-*' options with mount type '{kind}'"));
         }
         if self.no_copy && kind != "volume" {
             return Err(format!("cannot mix 'volume-*' options with mount type '{kind}'"));
         }
-        let source = match (kind, self.source.as_deref().filter(|source| !source.is_empty())) {
-            ("bind", Some(path)) => Source::Bind(host_path(path)?),
+        let (kind, source) = match (kind, self.source.filter(|source| !source.is_empty())) {
+            ("bind", Some(path)) => (MountKind::Bind, Some(host_path(&path)?)),
             ("bind", None) => {
                 return Err("source is required when specifying mount type bind".into());
             }
-            ("volume", None) => Source::Volume { name: None, no_copy: self.no_copy },
-            ("volume", Some(name)) => {
-                let name = names::name(name).map_err(|_| volume_name_problem(name))?;
-                Source::Volume { name: Some(name), no_copy: self.no_copy }
+            ("volume", source) => {
+                (MountKind::Volume, source.as_deref().map(volume_name).transpose()?)
             }
-            ("tmpfs", None) => self.tmpfs.source(),
+            ("tmpfs", None) => (MountKind::Tmpfs, None),
             ("tmpfs", Some(_)) => return Err("a tmpfs mount has no source".to_owned()),
             _ => {
                 return Err(format!("invalid mount type {kind:?}; there are bind, volume, tmpfs"));
             }
         };
-        Ok(Mount { source, target, read_only: self.read_only })
+        Ok(MountSpec {
+            kind,
+            source,
+            target,
+            read_only: self.read_only,
+            no_copy: self.no_copy,
+            tmpfs_size_bytes: self.size_bytes,
+            tmpfs_mode: self.mode,
+            ..MountSpec::default()
+        })
     }
 }
 
@@ -291,30 +243,34 @@ fn csv_fields(text: &str) -> Result<Vec<String>, Problem> {
 mod tests {
     use super::*;
 
-    fn named(name: &str) -> Source {
-        Source::Volume { name: Some(name.to_owned()), no_copy: false }
+    fn spec(kind: MountKind, source: Option<&str>, target: &str) -> MountSpec {
+        let source = source.map(str::to_owned);
+        MountSpec { kind, source, target: target.to_owned(), ..MountSpec::default() }
     }
 
-    fn bind(path: &str) -> Source {
-        Source::Bind(PathBuf::from(path))
+    fn named(name: &str, target: &str) -> MountSpec {
+        spec(MountKind::Volume, Some(name), target)
     }
 
-    fn at(source: Source, target: &str, read_only: bool) -> Result<Mount, Problem> {
-        Ok(Mount { source, target: target.to_owned(), read_only })
+    fn bind(path: &str, target: &str) -> MountSpec {
+        spec(MountKind::Bind, Some(path), target)
+    }
+
+    fn read_only(mount: MountSpec) -> MountSpec {
+        MountSpec { read_only: true, ..mount }
     }
 
     #[test]
     fn volumes_are_directories_names_or_nameless() {
-        let none = Source::Volume { name: None, no_copy: false };
-        assert_eq!(volume("/data"), at(none, "/data", false));
-        assert_eq!(volume("/srv:/data"), at(bind("/srv"), "/data", false));
-        assert_eq!(volume("/srv:/data:ro"), at(bind("/srv"), "/data", true));
-        assert_eq!(volume("/srv:/data:ro,Z"), at(bind("/srv"), "/data", true));
-        assert_eq!(volume("db:/data"), at(named("db"), "/data", false));
-        let no_copy = Source::Volume { name: Some("db".to_owned()), no_copy: true };
-        assert_eq!(volume("db:/data:nocopy"), at(no_copy, "/data", false));
-        let here = std::env::current_dir().unwrap();
-        assert_eq!(volume("./x:/data").unwrap().source, Source::Bind(here.join("x")));
+        assert_eq!(volume("/data"), Ok(spec(MountKind::Volume, None, "/data")));
+        assert_eq!(volume("/srv:/data"), Ok(bind("/srv", "/data")));
+        assert_eq!(volume("/srv:/data:ro"), Ok(read_only(bind("/srv", "/data"))));
+        assert_eq!(volume("/srv:/data:ro,Z"), Ok(read_only(bind("/srv", "/data"))));
+        assert_eq!(volume("db:/data"), Ok(named("db", "/data")));
+        let no_copy = MountSpec { no_copy: true, ..named("db", "/data") };
+        assert_eq!(volume("db:/data:nocopy"), Ok(no_copy));
+        let here = std::env::current_dir().unwrap().join("x");
+        assert_eq!(volume("./x:/data"), Ok(bind(here.to_str().unwrap(), "/data")));
     }
 
     #[test]
@@ -349,19 +305,19 @@ mod tests {
     }
 
     #[test]
-    fn tmpfs_takes_a_size_a_mode_and_options_of_mount() {
-        let source = Source::Tmpfs {
-            size_bytes: Some(64 << 10),
-            mode: Some(0o1777),
-            options: vec!["noexec".to_owned(), "uid=5".to_owned()],
+    fn tmpfs_takes_a_size_and_a_mode() {
+        let mount = MountSpec {
+            tmpfs_size_bytes: Some(64 << 10),
+            tmpfs_mode: Some(0o1777),
+            ..spec(MountKind::Tmpfs, None, "/run")
         };
-        assert_eq!(tmpfs("/run:rw,noexec,size=64k,mode=1777,uid=5"), at(source, "/run", false));
+        assert_eq!(tmpfs("/run:rw,noexec,size=64k,mode=1777"), Ok(mount));
         assert!(tmpfs("/run:ro").unwrap().read_only);
         for (text, problem) in [
             ("run", "invalid mount path"),
             ("/", "invalid specification"),
             ("/run:bogus", "invalid tmpfs option \"bogus\""),
-            ("/run:uid=x", "invalid tmpfs option \"uid=x\""),
+            ("/run:exec", "invalid tmpfs option \"exec\""),
             ("/run:size=x", "invalid size: 'x'"),
             ("/run:mode=9", "invalid mode \"9\""),
             ("/run:mode=77777", "invalid mode"),
@@ -372,14 +328,19 @@ mod tests {
 
     #[test]
     fn mounts_say_their_type_source_and_target() {
-        assert_eq!(mount("type=bind,src=/a,dst=/b"), at(bind("/a"), "/b", false));
-        assert_eq!(mount("type=bind,source=/a,target=/b,readonly"), at(bind("/a"), "/b", true));
-        assert_eq!(mount("source=db,target=/b,ro=false"), at(named("db"), "/b", false));
-        assert_eq!(mount("\"type=bind\",\"src=/a,\"\"b\",dst=/c"), at(bind("/a,\"b"), "/c", false));
-        let source = Source::Tmpfs { size_bytes: Some(1 << 20), mode: None, options: vec![] };
-        assert_eq!(mount("type=tmpfs,destination=/b,tmpfs-size=1m"), at(source, "/b", false));
-        let none = Source::Volume { name: None, no_copy: true };
-        assert_eq!(mount("target=/b,volume-nocopy"), at(none, "/b", false));
+        assert_eq!(mount("type=bind,src=/a,dst=/b"), Ok(bind("/a", "/b")));
+        assert_eq!(
+            mount("type=bind,source=/a,target=/b,readonly"),
+            Ok(read_only(bind("/a", "/b")))
+        );
+        assert_eq!(mount("source=db,target=/b,ro=false"), Ok(named("db", "/b")));
+        let quoted = mount("\"type=bind\",\"src=/a,\"\"b\",dst=/c");
+        assert_eq!(quoted, Ok(bind("/a,\"b", "/c")));
+        let tmpfs =
+            MountSpec { tmpfs_size_bytes: Some(1 << 20), ..spec(MountKind::Tmpfs, None, "/b") };
+        assert_eq!(mount("type=tmpfs,destination=/b,tmpfs-size=1m"), Ok(tmpfs));
+        let no_copy = MountSpec { no_copy: true, ..spec(MountKind::Volume, None, "/b") };
+        assert_eq!(mount("target=/b,volume-nocopy"), Ok(no_copy));
     }
 
     #[test]

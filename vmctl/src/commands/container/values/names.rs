@@ -2,6 +2,8 @@
 
 use std::net::IpAddr;
 
+use runtime::ExtraHost;
+
 use super::Problem;
 
 /// The longest name of a host that Linux takes, in bytes.
@@ -33,14 +35,6 @@ pub(crate) fn hostname(text: &str) -> Result<String, Problem> {
     } else {
         Err(format!("invalid hostname format: {text:?}"))
     }
-}
-
-/// The address for a name in `/etc/hosts`.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct ExtraHost {
-    pub(crate) name: String,
-    /// None is the host that the container runs on.
-    pub(crate) address: Option<IpAddr>,
 }
 
 /// Reads `name:address` or `name=address`; `host-gateway` is the host's address.

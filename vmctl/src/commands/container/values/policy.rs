@@ -1,39 +1,28 @@
 //! Restart policies, capabilities, security options, signals.
 
+use runtime::RestartPolicy;
 use rustix::process::Signal;
 
 use super::Problem;
 
-/// When a container that has ended is started again.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(crate) enum Restart {
-    /// Never.
-    #[default]
-    No,
-    /// After each end, even after a reboot of the host.
-    Always,
-    /// The same, unless somebody stopped it.
-    UnlessStopped,
-    /// After an exit code other than 0, at most so many times if it's not 0.
-    OnFailure(u32),
-}
-
 /// Reads a restart policy.
-pub(crate) fn restart(text: &str) -> Result<Restart, Problem> {
+pub(crate) fn restart(text: &str) -> Result<RestartPolicy, Problem> {
     let (name, count) = match text.split_once(':') {
         Some((name, count)) => (name, Some(count)),
         None => (text, None),
     };
     let policy = match name {
-        "no" | "" => Restart::No,
-        "always" => Restart::Always,
-        "unless-stopped" => Restart::UnlessStopped,
+        "no" | "" => RestartPolicy::No,
+        "always" => RestartPolicy::Always,
+        "unless-stopped" => RestartPolicy::UnlessStopped,
         "on-failure" => {
             let count = count.map_or(Ok(0), str::parse);
-            return count.map(Restart::OnFailure).map_err(|_| {
-                "invalid restart policy format: maximum retry count must be a positive integer"
-                    .into()
-            });
+            return count.map(|max_retries| RestartPolicy::OnFailure { max_retries }).map_err(
+                |_| {
+                    "invalid restart policy format: maximum retry count must be a positive integer"
+                        .into()
+                },
+            );
         }
         _ => {
             return Err(format!(
@@ -190,11 +179,11 @@ mod tests {
     #[test]
     fn restart_policies_are_dockers() {
         for (text, policy) in [
-            ("no", Restart::No),
-            ("always", Restart::Always),
-            ("unless-stopped", Restart::UnlessStopped),
-            ("on-failure", Restart::OnFailure(0)),
-            ("on-failure:5", Restart::OnFailure(5)),
+            ("no", RestartPolicy::No),
+            ("always", RestartPolicy::Always),
+            ("unless-stopped", RestartPolicy::UnlessStopped),
+            ("on-failure", RestartPolicy::OnFailure { max_retries: 0 }),
+            ("on-failure:5", RestartPolicy::OnFailure { max_retries: 5 }),
         ] {
             assert_eq!(restart(text), Ok(policy));
         }

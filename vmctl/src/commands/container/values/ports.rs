@@ -3,29 +3,12 @@
 use std::net::IpAddr;
 use std::ops::RangeInclusive;
 
+use runtime::{PortSpec, Protocol};
+
 use super::Problem;
 
-/// A published port.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) struct Published {
-    /// The host's address; all of them if there's none.
-    pub(crate) address: Option<IpAddr>,
-    /// The host's ports of which the first free one is taken; any free one if there's none.
-    pub(crate) host: Option<RangeInclusive<u16>>,
-    /// The container's port.
-    pub(crate) container: u16,
-    pub(crate) protocol: Protocol,
-}
-
-/// What's spoken at a port.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(crate) enum Protocol {
-    Tcp,
-    Udp,
-}
-
 /// Reads a published port, or a range of them.
-pub(crate) fn publish(text: &str) -> Result<Vec<Published>, Problem> {
+pub(crate) fn publish(text: &str) -> Result<Vec<PortSpec>, Problem> {
     let (text, protocol) = split_protocol(text)?;
     let (rest, container) = match text.rsplit_once(':') {
         Some((rest, container)) => (Some(rest), container),
@@ -81,20 +64,17 @@ fn host_part(text: &str) -> Result<(Option<IpAddr>, &str), Problem> {
     }
 }
 
-/// Pairs the ports of two ranges; for a single port, the host's range is what may be chosen from.
+/// Pairs the ports of two ranges.
 fn pair(
-    address: Option<IpAddr>,
+    host_ip: Option<IpAddr>,
     host: Option<RangeInclusive<u16>>,
     container: RangeInclusive<u16>,
     protocol: Protocol,
-) -> Result<Vec<Published>, Problem> {
-    let one = |host, container| Published { address, host, container, protocol };
+) -> Result<Vec<PortSpec>, Problem> {
+    let one = |host_port, container_port| PortSpec { container_port, protocol, host_ip, host_port };
     let Some(host) = host else {
         return Ok(container.map(|port| one(None, port)).collect());
     };
-    if container.len() == 1 {
-        return Ok(vec![one(Some(host), *container.start())]);
-    }
     if host.len() != container.len() {
         return Err(format!(
             "invalid ranges specified for container and host Ports: {}-{} and {}-{}",
@@ -104,7 +84,7 @@ fn pair(
             host.end()
         ));
     }
-    Ok(host.zip(container).map(|(host, port)| one(Some(host..=host), port)).collect())
+    Ok(host.zip(container).map(|(host, port)| one(Some(host), port)).collect())
 }
 
 /// Reads `PORT` or `FIRST-LAST`.
@@ -116,6 +96,15 @@ fn range(text: &str) -> Option<RangeInclusive<u16>> {
     (first <= last).then_some(first..=last)
 }
 
+/// Reads an exposed port, or a range of them.
+pub(crate) fn exposed(
+    text: &str,
+) -> Result<impl Iterator<Item = (u16, Protocol)> + use<>, Problem> {
+    let (ports, protocol) = split_protocol(text)?;
+    let ports = range(ports).ok_or_else(|| format!("invalid range format for --expose: {text}"))?;
+    Ok(ports.map(move |port| (port, protocol)))
+}
+
 /// Reads a container's port, as `vmctl port` takes it: `80` or `80/udp`.
 pub(crate) fn container_port(text: &str) -> Result<(u16, Protocol), Problem> {
     let (port, protocol) = split_protocol(text)?;
@@ -125,45 +114,32 @@ pub(crate) fn container_port(text: &str) -> Result<(u16, Protocol), Problem> {
     }
 }
 
-impl Protocol {
-    /// As it's written after a slash.
-    pub(crate) fn as_str(self) -> &'static str {
-        match self {
-            Self::Tcp => "tcp",
-            Self::Udp => "udp",
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    fn published(address: &str, host: Option<RangeInclusive<u16>>, container: u16) -> Published {
-        Published { address: address.parse().ok(), host, container, protocol: Protocol::Tcp }
+    fn published(address: &str, host_port: Option<u16>, container_port: u16) -> PortSpec {
+        let host_ip = address.parse().ok();
+        PortSpec { container_port, protocol: Protocol::Tcp, host_ip, host_port }
     }
 
     #[test]
     fn ports_are_read_in_every_form() {
         for (text, expected) in [
             ("80", published("", None, 80)),
-            ("8080:80", published("", Some(8080..=8080), 80)),
-            ("8080:80/tcp", published("", Some(8080..=8080), 80)),
-            ("127.0.0.1:8080:80", published("127.0.0.1", Some(8080..=8080), 80)),
+            ("8080:80", published("", Some(8080), 80)),
+            ("8080:80/tcp", published("", Some(8080), 80)),
+            ("127.0.0.1:8080:80", published("127.0.0.1", Some(8080), 80)),
             ("127.0.0.1::80", published("127.0.0.1", None, 80)),
-            ("[::1]:8080:80", published("::1", Some(8080..=8080), 80)),
+            ("[::1]:8080:80", published("::1", Some(8080), 80)),
             ("[::]::80", published("::", None, 80)),
             (":80", published("", None, 80)),
-            ("8000-8009:80", published("", Some(8000..=8009), 80)),
         ] {
             assert_eq!(publish(text), Ok(vec![expected]), "{text}");
         }
         assert_eq!(publish("53:53/UDP").unwrap()[0].protocol, Protocol::Udp);
         let range = publish("8000-8001:80-81").unwrap();
-        assert_eq!(
-            range,
-            [published("", Some(8000..=8000), 80), published("", Some(8001..=8001), 81)]
-        );
+        assert_eq!(range, [published("", Some(8000), 80), published("", Some(8001), 81)]);
         assert_eq!(publish("80-82").unwrap().len(), 3);
     }
 
@@ -187,6 +163,7 @@ mod tests {
             ("::1:80:80", "invalid IP address: ::1"),
             ("[::1]:80", "invalid IP address: [::1]"),
             ("[::1:80:80", "invalid IP address"),
+            ("8000-8009:80", "invalid ranges specified for container and host Ports"),
             ("8000-8001:80-82", "invalid ranges specified for container and host Ports"),
         ] {
             let found = publish(text).unwrap_err();

@@ -105,6 +105,14 @@ pub(crate) fn stamp(time: SystemTime) -> String {
     }
 }
 
+/// A point in time as logs and `inspect` write it: `2026-01-31T08:00:00.123456789Z`.
+pub(crate) fn rfc3339(time: SystemTime) -> String {
+    match jiff::Timestamp::try_from(time) {
+        Ok(stamp) => format!("{stamp:.9}"),
+        Err(_) => String::new(),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -160,5 +168,7 @@ mod tests {
     fn stamps_have_a_zone() {
         let text = stamp(SystemTime::UNIX_EPOCH + Duration::from_secs(1_700_000_000));
         assert!(text.starts_with("2023-11-1") && text.len() >= 27, "{text}");
+        let time = SystemTime::UNIX_EPOCH + Duration::new(1_700_000_000, 5_000_000);
+        assert_eq!(rfc3339(time), "2023-11-14T22:13:20.005000000Z");
     }
 }
