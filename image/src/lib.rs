@@ -1,1 +1,21 @@
 //! Container images: references, registries, the store, root file systems, builds.
+//!
+//! ```text
+//! DATA/images/  blobs/sha256/…   the OCI layout's: manifests, configurations, compressed layers
+//!               erofs/…          a file system for each layer, by its diff ID
+//!               roots/…          an image's merged metadata, by its layers
+//!               images.db        names, images, layers, which need which
+//! ```
+
+mod error;
+mod options;
+mod reference;
+mod store;
+
+pub use error::ImageError;
+pub use options::{
+    Found, HistoryEntry, Image, ImageConfig, NewImage, Progress, PullOptions, Pulled, PushOptions,
+    Removal, RootFiles, RootFs, Silent, StoreUsage,
+};
+pub use reference::{Platform, Reference, ReferenceError};
+pub use store::Images;

@@ -1,0 +1,188 @@
+//! The store: one for each data root, used by several processes at once.
+
+use std::io::{Read, Write};
+use std::path::{Path, PathBuf};
+
+use crate::{
+    Found, Image, ImageError, NewImage, Progress, PullOptions, Pulled, PushOptions, Reference,
+    Removal, RootFiles, StoreUsage,
+};
+
+/// The images of a data root. It keeps nothing in memory: several processes may have one at once.
+#[derive(Debug)]
+pub struct Images {
+    root: PathBuf,
+}
+
+fn not_built<T>() -> Result<T, ImageError> {
+    Err(ImageError::Request { message: "not built yet".to_owned() })
+}
+
+impl Images {
+    /// Opens the store in `DATA/images`, and makes it if it isn't there.
+    ///
+    /// # Errors
+    /// A directory can't be made, or the database is another version's or damaged.
+    pub fn open(data_root: &Path) -> Result<Self, ImageError> {
+        Ok(Self { root: data_root.join("images") })
+    }
+
+    /// Finds an image by a name, its identifier (with or without `sha256:`), or the beginning of
+    /// that.
+    ///
+    /// # Errors
+    /// There's none, or several.
+    pub fn find(&self, reference: &str) -> Result<Found, ImageError> {
+        let _ = &self.root;
+        Err(ImageError::NotFound { reference: reference.to_owned() })
+    }
+
+    /// All images, the newest first.
+    ///
+    /// # Errors
+    /// The database can't be read.
+    pub fn list(&self) -> Result<Vec<Image>, ImageError> {
+        not_built()
+    }
+
+    /// Fetches an image. What's there already isn't fetched again.
+    ///
+    /// # Errors
+    /// The registry hasn't got it, refuses access, can't be reached, or what came is no image.
+    pub fn pull(
+        &self,
+        reference: &Reference,
+        options: &PullOptions,
+        progress: &dyn Progress,
+    ) -> Result<Pulled, ImageError> {
+        let _ = (reference, options, progress);
+        not_built()
+    }
+
+    /// Sends an image; returns the manifest's digest and size in bytes.
+    ///
+    /// # Errors
+    /// The image isn't there, or the registry refuses access or can't be reached.
+    pub fn push(
+        &self,
+        reference: &Reference,
+        options: &PushOptions,
+        progress: &dyn Progress,
+    ) -> Result<(String, u64), ImageError> {
+        let _ = (reference, options, progress);
+        not_built()
+    }
+
+    /// Checks credentials with a registry, and keeps them as `docker login` does.
+    ///
+    /// # Errors
+    /// The registry refuses them or can't be reached, or they can't be kept.
+    pub fn login(
+        &self,
+        registry: &str,
+        user: &str,
+        password: &str,
+        insecure: bool,
+    ) -> Result<(), ImageError> {
+        let _ = (registry, user, password, insecure);
+        not_built()
+    }
+
+    /// Forgets credentials; false if there were none.
+    ///
+    /// # Errors
+    /// The file can't be changed.
+    pub fn logout(&self, registry: &str) -> Result<bool, ImageError> {
+        let _ = registry;
+        not_built()
+    }
+
+    /// Gives an image another name. One that another image has is taken from it.
+    ///
+    /// # Errors
+    /// There's no such image, or the name has a digest.
+    pub fn tag(&self, source: &str, name: &Reference) -> Result<(), ImageError> {
+        let _ = (source, name);
+        not_built()
+    }
+
+    /// Removes a name, and the image with its last one. `user` says which container (its short
+    /// identifier) uses an image's identifier: without `force` such an image is kept.
+    ///
+    /// # Errors
+    /// There's no such image, or it's in use.
+    pub fn remove(
+        &self,
+        reference: &str,
+        force: bool,
+        user: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Removal, ImageError> {
+        let _ = (reference, force, user);
+        not_built()
+    }
+
+    /// Removes images without a name, with `all` every one that isn't used and fits `wanted`, and
+    /// all files that nothing needs.
+    ///
+    /// # Errors
+    /// A file can't be removed.
+    pub fn prune(
+        &self,
+        all: bool,
+        wanted: &dyn Fn(&Image) -> bool,
+        user: &dyn Fn(&str) -> Option<String>,
+    ) -> Result<Removal, ImageError> {
+        let _ = (all, wanted, user);
+        not_built()
+    }
+
+    /// Writes images as a `docker save` archive that's an OCI layout, too.
+    ///
+    /// # Errors
+    /// There's no such image, or it can't be written.
+    pub fn save(&self, references: &[String], out: &mut dyn Write) -> Result<(), ImageError> {
+        let _ = (references, out);
+        not_built()
+    }
+
+    /// Reads images from an archive of `docker save`, `podman save` or an OCI layout, compressed by
+    /// gzip or zstd or not; returns them with the names they have got.
+    ///
+    /// # Errors
+    /// It's none, or damaged.
+    pub fn load(
+        &self,
+        archive: &mut dyn Read,
+        progress: &dyn Progress,
+    ) -> Result<Vec<Found>, ImageError> {
+        let _ = (archive, progress);
+        not_built()
+    }
+
+    /// Makes an image; what's interrupted leaves nothing.
+    ///
+    /// # Errors
+    /// The base isn't there, or a layer is no archive or a hostile one.
+    pub fn add(&self, image: NewImage) -> Result<Image, ImageError> {
+        let _ = image;
+        not_built()
+    }
+
+    /// Sees that the image's root file system is there, made again if it was damaged, and returns
+    /// its files. They stay for as long as the image does.
+    ///
+    /// # Errors
+    /// There's no such image, or its layers are damaged.
+    pub fn root_files(&self, image_id: &str) -> Result<RootFiles, ImageError> {
+        let _ = image_id;
+        not_built()
+    }
+
+    /// What the store uses on disk.
+    ///
+    /// # Errors
+    /// A directory can't be read.
+    pub fn usage(&self) -> Result<StoreUsage, ImageError> {
+        not_built()
+    }
+}
