@@ -92,6 +92,11 @@ pub const STREAM_PORT: u32 = 1025;
 /// each, big-endian, as DNS over TCP (RFC 1035 §4.2.2).
 pub const HOST_DNS_PORT: u32 = 53;
 
+/// The host's vsock port that the agent connects to once it listens on its own: who boots a VM awaits
+/// this connection rather than asking again and again. Nothing is sent on it. Without anybody there
+/// the agent goes on all the same.
+pub const READY_PORT: u32 = 1026;
+
 /// The virtio-fs tag of the device that carries all shares of a container.
 pub const SHARES_TAG: &str = "shares";
 

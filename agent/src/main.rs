@@ -16,8 +16,8 @@
 //! The agent trusts the host, and nothing else: connections from other CIDs than the host's are
 //! closed, so that a process in the guest can't ask it for anything, and images, archives and the
 //! container's files are read as what an attacker may have made. In the other direction, a process in
-//! the guest may connect to the host's vsock ports as the agent does: the host listens on port 53
-//! alone, which answers DNS queries.
+//! the guest may connect to the host's vsock ports as the agent does: the host listens on port 53,
+//! which answers DNS queries, and until the agent has said that it's there on one for that.
 //!
 //! # Size
 //!

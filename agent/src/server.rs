@@ -9,11 +9,11 @@ use std::thread;
 use std::time::Duration;
 
 use agent_proto::{
-    AgentError, CONTROL_PORT, Event, Request, Responder, Response, STREAM_PORT, Stream, accept,
-    accept_stream, answer_stream,
+    AgentError, CONTROL_PORT, Event, READY_PORT, Request, Responder, Response, STREAM_PORT, Stream,
+    accept, accept_stream, answer_stream,
 };
 use rustix::net::sockopt::{Timeout, set_socket_timeout};
-use vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockListener};
+use vsock::{VMADDR_CID_ANY, VMADDR_CID_HOST, VsockListener, VsockStream};
 
 use crate::agent::Agent;
 
@@ -59,11 +59,21 @@ pub(crate) fn serve(agent: &Arc<Agent>) -> io::Result<()> {
             serve_stream(&agent, connection);
         });
     })?;
+    announce();
     let connections = Arc::new(AtomicU64::new(0));
     listen(&control, |connection| {
         serve_control(agent, connection, connections.fetch_add(1, Ordering::Relaxed));
     });
     Ok(())
+}
+
+/// Tells the host that both ports are there. One that doesn't wait for that needn't listen.
+fn announce() {
+    if let Err(error) = VsockStream::connect_with_cid_port(VMADDR_CID_HOST, READY_PORT)
+        && error.kind() != io::ErrorKind::ConnectionReset
+    {
+        eprintln!("agent: cannot tell the host that it may connect: {error}");
+    }
 }
 
 /// Tells whether a peer may talk to the agent: only the host. What runs in the guest can open
