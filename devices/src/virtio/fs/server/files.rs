@@ -75,7 +75,7 @@ impl FileServer {
             FileType::RegularFile => {}
             FileType::Directory => return Err(Errno::ISDIR),
             FileType::Symlink => return Err(Errno::LOOP),
-            _ => {}
+            _ => return Err(Errno::NXIO),
         }
         let flags = host_flags(wanted);
         let truncates = flags.contains(OFlags::TRUNC);
