@@ -7,7 +7,7 @@
 //! A published port is translated for everyone but the host's own loopback addresses, which can't
 //! leave the host ([`crate::HostPorts`] serves those).
 
-use std::fmt::{self, Write as _};
+use std::fmt;
 use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
@@ -127,8 +127,8 @@ impl Script<'_> {
     }
 
     /// Containers' addresses are nobody else's business. The last rule is for a container that
-    /// reaches another one of its network, or itself, by the host's port: the answer has to come
-    /// back the same way.
+    /// reaches another one of its network by the host's port: the answer has to come back the same
+    /// way.
     fn masquerade(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(
             "chain postrouting {\n\
@@ -148,7 +148,9 @@ impl Script<'_> {
     }
 }
 
-/// Translates a port of the host's to a container's.
+/// Translates a port of the host's to a container's, for everyone but that container: where
+/// `br_netfilter` is loaded, a bridge wouldn't send its packets back to where they came from. They
+/// go to [`crate::HostPorts`], too.
 fn publish_port(
     f: &mut fmt::Formatter<'_>,
     endpoint: &Endpoint,
@@ -156,28 +158,22 @@ fn publish_port(
 ) -> fmt::Result {
     let PublishedPort { host_ip, host_port, container_port, protocol } = *port;
     let Endpoint { ipv4, ipv6, .. } = endpoint;
-    if host_ip.is_none_or(|ip| ip == IpAddr::from([0; 4])) {
+    for (family, own, target) in [
+        ("ip", IpAddr::V4(*ipv4), format!("{ipv4}:{container_port}")),
+        ("ip6", IpAddr::V6(*ipv6), format!("[{ipv6}]:{container_port}")),
+    ] {
+        let at = match host_ip {
+            None => String::new(),
+            Some(ip) if ip.is_ipv4() != own.is_ipv4() || ip.is_loopback() => continue,
+            Some(ip) if ip.is_unspecified() => String::new(),
+            Some(ip) => format!("{family} daddr {ip} "),
+        };
         writeln!(
             f,
-            "meta nfproto ipv4 {protocol} dport {host_port} dnat ip to {ipv4}:{container_port}"
+            "{family} saddr != {own} {at}{protocol} dport {host_port} dnat {family} to {target}"
         )?;
     }
-    if host_ip.is_none_or(|ip| ip == IpAddr::from([0; 16])) {
-        writeln!(
-            f,
-            "meta nfproto ipv6 {protocol} dport {host_port} dnat ip6 to [{ipv6}]:{container_port}"
-        )?;
-    }
-    let Some(ip) = host_ip.filter(|ip| !ip.is_unspecified() && !ip.is_loopback()) else {
-        return Ok(());
-    };
-    let (family, target) = match ip {
-        IpAddr::V4(_) => ("ip", format!("{ipv4}:{container_port}")),
-        IpAddr::V6(_) => ("ip6", format!("[{ipv6}]:{container_port}")),
-    };
-    let mut rule = String::new();
-    write!(rule, "{family} daddr {ip} {protocol} dport {host_port} ")?;
-    writeln!(f, "{rule}dnat {family} to {target}")
+    Ok(())
 }
 
 #[cfg(test)]

@@ -55,14 +55,14 @@ fn published(ports: Vec<PublishedPort>) -> Vec<String> {
 
 #[test]
 fn port_is_translated_for_both_families_unless_an_address_says_which() {
-    let v4 = "meta nfproto ipv4 tcp dport 8080 dnat ip to 172.29.0.2:80";
-    let v6 = "meta nfproto ipv6 tcp dport 8080 dnat ip6 to [fd00:1::2]:80";
+    let v4 = "ip saddr != 172.29.0.2 tcp dport 8080 dnat ip to 172.29.0.2:80";
+    let v6 = "ip6 saddr != fd00:1::2 tcp dport 8080 dnat ip6 to [fd00:1::2]:80";
     assert_eq!(published(vec![port("", Protocol::Tcp)]), [v4, v6]);
     assert_eq!(published(vec![port("0.0.0.0", Protocol::Tcp)]), [v4]);
     assert_eq!(published(vec![port("::", Protocol::Tcp)]), [v6]);
     assert_eq!(
         published(vec![port("192.0.2.7", Protocol::Udp)]),
-        ["ip daddr 192.0.2.7 udp dport 8080 dnat ip to 172.29.0.2:80"]
+        ["ip saddr != 172.29.0.2 ip daddr 192.0.2.7 udp dport 8080 dnat ip to 172.29.0.2:80"]
     );
 }
 
