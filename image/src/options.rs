@@ -25,6 +25,8 @@ pub struct Image {
     pub digests: Vec<Reference>,
     /// Bytes of its layers, uncompressed: Docker's size.
     pub size_bytes: u64,
+    /// Bytes of each layer, uncompressed, bottom first: what `history` shows.
+    pub layer_bytes: Vec<u64>,
     /// Bytes of its layers as they're on the wire.
     pub compressed_bytes: u64,
     /// When it was created, by its own account.
