@@ -18,17 +18,66 @@ const MIN_NANO_CPUS: u64 = 10_000_000;
 const MAX_HOSTNAME_BYTES: usize = 63;
 
 const CAPABILITIES: [&str; 41] = [
-    "CHOWN", "DAC_OVERRIDE", "DAC_READ_SEARCH", "FOWNER", "FSETID", "KILL", "SETGID", "SETUID",
-    "SETPCAP", "LINUX_IMMUTABLE", "NET_BIND_SERVICE", "NET_BROADCAST", "NET_ADMIN", "NET_RAW",
-    "IPC_LOCK", "IPC_OWNER", "SYS_MODULE", "SYS_RAWIO", "SYS_CHROOT", "SYS_PTRACE", "SYS_PACCT",
-    "SYS_ADMIN", "SYS_BOOT", "SYS_NICE", "SYS_RESOURCE", "SYS_TIME", "SYS_TTY_CONFIG", "MKNOD",
-    "LEASE", "AUDIT_WRITE", "AUDIT_CONTROL", "SETFCAP", "MAC_OVERRIDE", "MAC_ADMIN", "SYSLOG",
-    "WAKE_ALARM", "BLOCK_SUSPEND", "AUDIT_READ", "PERFMON", "BPF", "CHECKPOINT_RESTORE",
+    "CHOWN",
+    "DAC_OVERRIDE",
+    "DAC_READ_SEARCH",
+    "FOWNER",
+    "FSETID",
+    "KILL",
+    "SETGID",
+    "SETUID",
+    "SETPCAP",
+    "LINUX_IMMUTABLE",
+    "NET_BIND_SERVICE",
+    "NET_BROADCAST",
+    "NET_ADMIN",
+    "NET_RAW",
+    "IPC_LOCK",
+    "IPC_OWNER",
+    "SYS_MODULE",
+    "SYS_RAWIO",
+    "SYS_CHROOT",
+    "SYS_PTRACE",
+    "SYS_PACCT",
+    "SYS_ADMIN",
+    "SYS_BOOT",
+    "SYS_NICE",
+    "SYS_RESOURCE",
+    "SYS_TIME",
+    "SYS_TTY_CONFIG",
+    "MKNOD",
+    "LEASE",
+    "AUDIT_WRITE",
+    "AUDIT_CONTROL",
+    "SETFCAP",
+    "MAC_OVERRIDE",
+    "MAC_ADMIN",
+    "SYSLOG",
+    "WAKE_ALARM",
+    "BLOCK_SUSPEND",
+    "AUDIT_READ",
+    "PERFMON",
+    "BPF",
+    "CHECKPOINT_RESTORE",
 ];
 
 const RLIMITS: [&str; 16] = [
-    "as", "core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile",
-    "nproc", "rss", "rtprio", "rttime", "sigpending", "stack",
+    "as",
+    "core",
+    "cpu",
+    "data",
+    "fsize",
+    "locks",
+    "memlock",
+    "msgqueue",
+    "nice",
+    "nofile",
+    "nproc",
+    "rss",
+    "rtprio",
+    "rttime",
+    "sigpending",
+    "stack",
 ];
 
 /// Checks a configuration.
@@ -49,10 +98,15 @@ pub(crate) fn config(config: &ContainerConfig) -> Result<(), RuntimeError> {
         capability(name)?;
     }
     for option in &config.security_opt {
-        if !matches!(option.as_str(), "no-new-privileges" | "no-new-privileges=true"
-            | "no-new-privileges:true" | "seccomp=unconfined" | "apparmor=unconfined"
-            | "label=disable")
-        {
+        if !matches!(
+            option.as_str(),
+            "no-new-privileges"
+                | "no-new-privileges=true"
+                | "no-new-privileges:true"
+                | "seccomp=unconfined"
+                | "apparmor=unconfined"
+                | "label=disable"
+        ) {
             return Err(RuntimeError::invalid(format!("invalid security option {option:?}")));
         }
     }
@@ -173,8 +227,7 @@ fn capability(name: &str) -> Result<(), RuntimeError> {
 pub(crate) fn exposed_port(text: &str) -> Result<(u16, Protocol), RuntimeError> {
     let (port, protocol) = text.split_once('/').unwrap_or((text, "tcp"));
     let number = port.parse().ok().filter(|port| *port != 0);
-    let number =
-        number.ok_or_else(|| RuntimeError::invalid(format!("invalid port: {text:?}")))?;
+    let number = number.ok_or_else(|| RuntimeError::invalid(format!("invalid port: {text:?}")))?;
     Ok((number, protocol.to_ascii_lowercase().parse()?))
 }
 

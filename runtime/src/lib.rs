@@ -1,19 +1,34 @@
 //! Containers as virtual machines: their life, state on disk, logs and processes.
 
+#![expect(dead_code, unused_imports, reason = "until the engine and the supervisor use them all")]
+
+mod assets;
+mod check;
 mod config;
 mod engine;
 mod error;
+mod files;
+mod logs;
+mod names;
 mod options;
+mod paths;
 pub mod process;
 mod record;
+mod resolve;
 mod session;
+mod signals;
+mod store;
+mod vmm;
+mod watch;
+mod wire;
 
 pub use config::{
     ContainerConfig, ExtraHost, HealthConfig, LogConfig, LogDriver, MountKind, MountSpec,
     NetworkAttachment, PortSpec, Protocol, RestartPolicy, Ulimit,
 };
-pub use engine::{Engine, EngineOptions, EventReader, LogReader};
+pub use engine::{Engine, EngineOptions, EventReader};
 pub use error::{ErrorKind, Failure, Object, RuntimeError};
+pub use logs::LogReader;
 pub use options::{
     AttachOptions, Change, ChangeKind, CommitOptions, Created, DiskUsage, EngineEvent,
     EventOptions, ExecConfig, Info, ListOptions, Listed, LogLine, LogOptions, OutputStream,
@@ -24,6 +39,13 @@ pub use record::{
     Resolved, State, Status, Summary,
 };
 pub use session::{Session, SessionControl, SessionIo};
+pub use signals::parse_signal;
+
+/// The network that containers are on unless said.
+pub(crate) use network::DEFAULT_NETWORK;
+
+/// The exit code of a container whose supervisor or host went away under it: as if killed.
+pub(crate) const EXIT_LOST: i32 = 137;
 
 /// Stays with one container from its start to its end: what `vmctl`'s hidden subcommand calls,
 /// in a process of its own, as [`Engine::start`] starts it. Returns the process's exit code.

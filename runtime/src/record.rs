@@ -285,3 +285,43 @@ impl From<PortSpec> for PublishedPort {
         Self { container_port: port.container_port, protocol: port.protocol, host }
     }
 }
+
+impl Summary {
+    /// What `ps` shows of a container that doesn't run.
+    pub(crate) fn of(record: &ContainerRecord) -> Self {
+        let ContainerRecord { id, name, created, config, resolved, mounts } = record;
+        let words = resolved.entrypoint.iter().chain(&resolved.command);
+        let sources = mounts.iter().filter_map(|mount| {
+            let source = mount.source.as_ref().map(|path| path.to_string_lossy().into_owned());
+            mount.name.clone().or(source)
+        });
+        let networks = crate::resolve::networks(config);
+        Self {
+            id: id.clone(),
+            name: name.clone(),
+            image: config.image.clone(),
+            image_id: resolved.image_id.clone(),
+            command: words.cloned().collect(),
+            created: *created,
+            labels: resolved.labels.clone(),
+            ports: ports(config, resolved),
+            mounts: sources.collect(),
+            networks: networks.into_iter().map(|network| network.network).collect(),
+        }
+    }
+}
+
+/// Published ports, then those that are exposed only.
+fn ports(config: &ContainerConfig, resolved: &Resolved) -> Vec<PublishedPort> {
+    let mut ports: Vec<_> = config.ports.iter().copied().map(PublishedPort::from).collect();
+    for text in &resolved.exposed {
+        let Ok((container_port, protocol)) = crate::check::exposed_port(text) else { continue };
+        let same = |port: &PublishedPort| {
+            (port.container_port, port.protocol) == (container_port, protocol)
+        };
+        if !ports.iter().any(same) {
+            ports.push(PublishedPort { container_port, protocol, host: None });
+        }
+    }
+    ports
+}

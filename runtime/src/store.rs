@@ -82,9 +82,7 @@ impl Store {
         match (found.next(), found.next()) {
             (Some(id), None) => Ok(id.clone()),
             (None, _) => Err(no_container(reference)),
-            (Some(_), Some(_)) => {
-                Err(RuntimeError::Ambiguous { reference: reference.to_owned() })
-            }
+            (Some(_), Some(_)) => Err(RuntimeError::Ambiguous { reference: reference.to_owned() }),
         }
     }
 
@@ -146,8 +144,8 @@ impl Registry<'_> {
         let dir = self.store.paths.containers();
         let taken = ids(&dir)?;
         loop {
-            let id = files::random_hex(ID_BYTES)
-                .map_err(crate::error::system("get random bytes"))?;
+            let id =
+                files::random_hex(ID_BYTES).map_err(crate::error::system("get random bytes"))?;
             let short = id.get(..SHORT_ID);
             // All digits would read as a process number in some commands' output.
             let is_number = short.is_some_and(|short| short.bytes().all(|b| b.is_ascii_digit()));
@@ -171,8 +169,8 @@ impl Registry<'_> {
         }
         let mut attempt = 0;
         loop {
-            let name = names::generate(attempt)
-                .map_err(crate::error::system("get random bytes"))?;
+            let name =
+                names::generate(attempt).map_err(crate::error::system("get random bytes"))?;
             if holder(&name).is_none() {
                 return Ok(name);
             }
@@ -272,10 +270,7 @@ fn name_taken(name: &str, id: &str) -> RuntimeError {
     )
 }
 
-pub(crate) fn write_json(
-    path: &Path,
-    value: &impl serde::Serialize,
-) -> Result<(), RuntimeError> {
+pub(crate) fn write_json(path: &Path, value: &impl serde::Serialize) -> Result<(), RuntimeError> {
     serde_json::to_vec(value)
         .map_err(io::Error::from)
         .and_then(|text| files::replace(path, &text))
@@ -285,12 +280,13 @@ pub(crate) fn write_json(
 fn read_json<T: serde::de::DeserializeOwned>(path: &Path, id: &str) -> Result<T, RuntimeError> {
     use std::io::Read;
     let mut text = Vec::new();
-    let read = fs::File::open(path)
-        .and_then(|file| file.take(MAX_RECORD_BYTES).read_to_end(&mut text));
+    let read =
+        fs::File::open(path).and_then(|file| file.take(MAX_RECORD_BYTES).read_to_end(&mut text));
     match read {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Err(no_container(id)),
         Err(error) => Err(file("read", path)(error)),
-        Ok(_) => serde_json::from_slice(&text)
-            .map_err(|error| file("understand", path)(error.into())),
+        Ok(_) => {
+            serde_json::from_slice(&text).map_err(|error| file("understand", path)(error.into()))
+        }
     }
 }

@@ -65,8 +65,8 @@ impl VmmProcess {
         config: Option<&VmConfig>,
     ) -> Result<(Self, VmmEvents), RuntimeError> {
         let program = find()?;
-        let (status, status_writer) = pipe_with(PipeFlags::CLOEXEC)
-            .map_err(|errno| system("make a pipe")(errno.into()))?;
+        let (status, status_writer) =
+            pipe_with(PipeFlags::CLOEXEC).map_err(|errno| system("make a pipe")(errno.into()))?;
         let mut mappings = vec![FdMapping { parent_fd: status_writer, child_fd: STATUS_FD }];
         if let Some(config) = config {
             let parent_fd = config_file(config).map_err(system("hand over a configuration"))?;
@@ -196,9 +196,9 @@ pub(crate) fn find() -> Result<PathBuf, RuntimeError> {
     let on_path = env::var_os("PATH").unwrap_or_default();
     let mut candidates =
         iter::once(beside.clone()).chain(env::split_paths(&on_path).map(|dir| dir.join(VMM_NAME)));
-    candidates.find(|path| path.is_file()).ok_or_else(|| {
-        missing(format!("neither {} nor anywhere on the PATH", beside.display()))
-    })
+    candidates
+        .find(|path| path.is_file())
+        .ok_or_else(|| missing(format!("neither {} nor anywhere on the PATH", beside.display())))
 }
 
 /// The configuration as a file that has no name and can't be changed any more.

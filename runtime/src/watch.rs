@@ -33,8 +33,7 @@ impl DirWatch {
     /// Watches a directory from now on.
     pub(crate) fn open(dir: &Path) -> Result<Self, RuntimeError> {
         let flags = inotify::CreateFlags::CLOEXEC | inotify::CreateFlags::NONBLOCK;
-        let inotify =
-            inotify::init(flags).map_err(|errno| system("watch files")(errno.into()))?;
+        let inotify = inotify::init(flags).map_err(|errno| system("watch files")(errno.into()))?;
         let wanted = inotify::WatchFlags::MODIFY
             | inotify::WatchFlags::CREATE
             | inotify::WatchFlags::MOVED_TO
@@ -69,7 +68,9 @@ impl ContainerWatch {
     pub(crate) fn open(paths: &ContainerPaths) -> Result<Self, RuntimeError> {
         let files = DirWatch::open(&paths.data)?;
         let supervisor = UnixStream::connect(paths.supervisor_socket())
-            .and_then(|mut stream| wire::send_request(&mut stream, &Request::Watch).map(|()| stream))
+            .and_then(|mut stream| {
+                wire::send_request(&mut stream, &Request::Watch).map(|()| stream)
+            })
             .ok();
         Ok(Self { files, supervisor })
     }

@@ -5,14 +5,21 @@ use std::ffi::OsString;
 use std::io::{Read, Write};
 use std::path::PathBuf;
 
-use crate::RuntimeError;
+use image::{ImageError, Images};
+use network::{NetworkError, Networks};
+
+mod run;
+
 use crate::config::ContainerConfig;
+use crate::logs::LogReader;
 use crate::options::{
-    AttachOptions, Change, CommitOptions, Created, DiskUsage, EngineEvent, EventOptions,
-    ExecConfig, Info, ListOptions, Listed, LogLine, LogOptions, Processes, Pruned, Stats, Volume,
+    Change, CommitOptions, Created, DiskUsage, EngineEvent, EventOptions, Info, ListOptions,
+    Listed, LogOptions, Processes, Pruned, Stats, Volume,
 };
+use crate::paths::Paths;
 use crate::record::{ContainerRecord, PublishedPort, State};
-use crate::session::Session;
+use crate::store::Store;
+use crate::{Object, RuntimeError};
 
 /// Where an [`Engine`] finds what it needs; what's absent is looked for at the usual places.
 #[derive(Clone, Debug, Default)]
@@ -33,18 +40,8 @@ pub struct EngineOptions {
 #[derive(Debug)]
 pub struct Engine {
     options: EngineOptions,
-}
-
-/// A container's log; with `follow` reading waits for the next line until the container ends.
-#[derive(Debug)]
-pub struct LogReader {}
-
-impl Iterator for LogReader {
-    type Item = Result<LogLine, RuntimeError>;
-
-    fn next(&mut self) -> Option<Self::Item> {
-        None
-    }
+    paths: Paths,
+    store: Store,
 }
 
 /// Events; reading one blocks until it happens.
@@ -65,7 +62,19 @@ impl Engine {
     /// # Errors
     /// A directory can't be made, or isn't this user's.
     pub fn open(options: EngineOptions) -> Result<Self, RuntimeError> {
-        Ok(Self { options })
+        let paths = Paths::open(&options)?;
+        let store = Store::new(paths.clone());
+        Ok(Self { options, paths, store })
+    }
+
+    /// The images, opened when they're needed: most commands don't need them.
+    pub(crate) fn images(&self) -> Result<Images, RuntimeError> {
+        Images::open(self.paths.data()).map_err(image_error)
+    }
+
+    /// The networks, opened when they're needed.
+    pub(crate) fn networks(&self) -> Result<Networks, RuntimeError> {
+        Networks::open(self.paths.data()).map_err(network_error)
     }
 
     /// Creates a container, without starting it. The image must be there.
@@ -75,30 +84,6 @@ impl Engine {
     /// command, the source of a bind isn't there.
     pub fn create(&self, config: &ContainerConfig) -> Result<Created, RuntimeError> {
         let _ = (config, &self.options);
-        Err(RuntimeError::invalid("not built yet"))
-    }
-
-    /// Starts a container and returns when its process runs; with `attach`, with a session that
-    /// misses nothing of its output. One that runs already is left alone.
-    ///
-    /// # Errors
-    /// The VM, the network or the process can't be started: [`RuntimeError::exit_code`] says 125,
-    /// 126 or 127.
-    pub fn start(
-        &self,
-        reference: &str,
-        attach: Option<AttachOptions>,
-    ) -> Result<Option<Session>, RuntimeError> {
-        let _ = (reference, attach, &self.options);
-        Err(RuntimeError::invalid("not built yet"))
-    }
-
-    /// Attaches to a running container.
-    ///
-    /// # Errors
-    /// It doesn't run, or is paused.
-    pub fn attach(&self, reference: &str, options: AttachOptions) -> Result<Session, RuntimeError> {
-        let _ = (reference, options, &self.options);
         Err(RuntimeError::invalid("not built yet"))
     }
 
@@ -173,15 +158,6 @@ impl Engine {
     /// It keeps none, or it can't be read.
     pub fn logs(&self, reference: &str, options: &LogOptions) -> Result<LogReader, RuntimeError> {
         let _ = (reference, options, &self.options);
-        Err(RuntimeError::invalid("not built yet"))
-    }
-
-    /// Runs another process in a running container.
-    ///
-    /// # Errors
-    /// The container doesn't run or is paused, or the command can't be started (126, 127).
-    pub fn exec(&self, reference: &str, config: &ExecConfig) -> Result<Session, RuntimeError> {
-        let _ = (reference, config, &self.options);
         Err(RuntimeError::invalid("not built yet"))
     }
 
@@ -317,7 +293,7 @@ impl Engine {
     /// # Errors
     /// The directory can't be read.
     pub fn volumes(&self) -> Result<Vec<Volume>, RuntimeError> {
-        let _ = (&self.options);
+        let _ = &self.options;
         Err(RuntimeError::invalid("not built yet"))
     }
 
@@ -366,7 +342,7 @@ impl Engine {
     /// # Errors
     /// A directory can't be read.
     pub fn disk_usage(&self) -> Result<DiskUsage, RuntimeError> {
-        let _ = (&self.options);
+        let _ = &self.options;
         Err(RuntimeError::invalid("not built yet"))
     }
 
@@ -375,7 +351,7 @@ impl Engine {
     /// # Errors
     /// A file can't be removed.
     pub fn prune_templates(&self) -> Result<Pruned, RuntimeError> {
-        let _ = (&self.options);
+        let _ = &self.options;
         Err(RuntimeError::invalid("not built yet"))
     }
 
@@ -384,7 +360,7 @@ impl Engine {
     /// # Errors
     /// A directory can't be read.
     pub fn info(&self) -> Result<Info, RuntimeError> {
-        let _ = (&self.options);
+        let _ = &self.options;
         Err(RuntimeError::invalid("not built yet"))
     }
 
@@ -395,5 +371,25 @@ impl Engine {
     pub fn events(&self, options: &EventOptions) -> Result<EventReader, RuntimeError> {
         let _ = (options, &self.options);
         Err(RuntimeError::invalid("not built yet"))
+    }
+}
+
+/// Says that an image can't be had; that there's none is said as of everything else.
+pub(crate) fn image_error(error: ImageError) -> RuntimeError {
+    match error {
+        ImageError::NotFound { reference } => {
+            RuntimeError::NotFound { what: Object::Image, reference }
+        }
+        error => RuntimeError::Image(Box::new(error)),
+    }
+}
+
+/// Says that a network can't be had; that there's none is said as of everything else.
+pub(crate) fn network_error(error: NetworkError) -> RuntimeError {
+    match error {
+        NetworkError::Absent(reference) => {
+            RuntimeError::NotFound { what: Object::Network, reference }
+        }
+        error => RuntimeError::Network(Box::new(error)),
     }
 }

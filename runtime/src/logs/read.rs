@@ -7,8 +7,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
-use super::write::rotated;
 use super::decode;
+use super::write::rotated;
 use crate::RuntimeError;
 use crate::error::file;
 use crate::options::{LogLine, LogOptions, OutputStream};
