@@ -5,10 +5,11 @@
 //!
 //! The parts: [`contender`] says what boots are compared, [`measure`] runs in the lab and takes
 //! samples, [`io`] has its own guests for disks and network cards, [`snapshot`] for the API, restores
-//! and clones, [`cgroup`] and [`smaps`] count CPU time and memory, [`report`] holds the samples to the
+//! and clones, [`containers`] for containers beside podman's and crun's, [`cgroup`] and [`smaps`] count CPU time and memory, [`report`] holds the samples to the
 //! bars.
 
 mod cgroup;
+mod containers;
 mod contender;
 mod io;
 mod measure;
@@ -25,7 +26,7 @@ use anyhow::{Context, Result, bail};
 pub(crate) use self::measure::{Args as RunArgs, run as run_inside};
 use self::report::Report;
 use crate::lab::{self, Console, Outcome, Spec};
-use crate::packages::{self, Consent};
+use crate::packages::{self, Consent, Purpose};
 use crate::progress::step;
 use crate::{artifacts, dirs, guest};
 
@@ -67,6 +68,8 @@ pub(crate) enum What {
     Net,
     /// CPU time of the API, snapshots and restores; memory of clones.
     Snapshot,
+    /// CPU time, memory and disk space of containers, beside podman's and crun's.
+    Containers,
     /// All of it.
     All,
 }
@@ -91,6 +94,10 @@ impl What {
     fn has_snapshot(self) -> bool {
         matches!(self, Self::Snapshot | Self::All)
     }
+
+    fn has_containers(self) -> bool {
+        matches!(self, Self::Containers | Self::All)
+    }
 }
 
 /// Runs `cargo xtask bench`.
@@ -100,6 +107,9 @@ impl What {
 /// Fails when a contender doesn't boot its guest. A bar that isn't met is a result, no failure.
 pub(crate) fn run(args: &Args) -> Result<()> {
     packages::install(packages::ALL, Consent::Ask)?;
+    if args.what.has_containers() {
+        packages::install(&[Purpose::Contenders], Consent::Ask)?;
+    }
     let artifacts = artifacts::obtain_all()?;
     guest::install()?;
     if args.what.has_snapshot() {
@@ -137,6 +147,7 @@ fn name(what: What) -> &'static str {
         What::Block => "block",
         What::Net => "net",
         What::Snapshot => "snapshot",
+        What::Containers => "containers",
         What::All => "all",
     }
 }

@@ -4,7 +4,7 @@
 mod layer;
 mod oci;
 mod recipe;
-mod registry;
+pub(crate) mod registry;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;

@@ -24,6 +24,8 @@ pub(crate) enum Purpose {
     Tests,
     /// The container images of the tests and the demo, and their registry.
     Images,
+    /// What containers are compared with.
+    Contenders,
 }
 
 /// All purposes.
@@ -75,6 +77,13 @@ const IMAGES: &[Package] = &[
     ("skopeo", "copies images into the registry"),
 ];
 
+const CONTENDERS: &[Package] = &[
+    ("aardvark-dns", "resolves names on podman's networks"),
+    ("crun", "runs containers"),
+    ("netavark", "makes podman's networks"),
+    ("podman", "runs containers"),
+];
+
 impl Purpose {
     fn packages(self) -> &'static [Package] {
         match self {
@@ -84,6 +93,7 @@ impl Purpose {
             Self::Demo => DEMO,
             Self::Tests => TESTS,
             Self::Images => IMAGES,
+            Self::Contenders => CONTENDERS,
         }
     }
 }

@@ -5,9 +5,10 @@ use std::fs::{self, File};
 use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
-use rustix::event::{PollFd, PollFlags, poll};
+use anyhow::{Context, Result, ensure};
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
 /// Where cgroup v2 is mounted.
 const ROOT: &str = "/sys/fs/cgroup";
@@ -81,6 +82,16 @@ impl Cgroup {
     pub(super) fn kill(&self) -> Result<()> {
         let file = self.path.join("cgroup.kill");
         fs::write(&file, "1").with_context(|| format!("cannot write {}", file.display()))?;
+        self.wait_until_empty(None)
+    }
+
+    /// Waits until no process is in here or below, for as long as `patience` unless that's none.
+    ///
+    /// # Errors
+    ///
+    /// Fails when some are left then, or the kernel's files can't be used.
+    pub(super) fn wait_until_empty(&self, patience: Option<Duration>) -> Result<()> {
+        let deadline = patience.map(|patience| Instant::now() + patience);
         loop {
             // Opened before it's read: a change after that wakes the poll.
             let path = self.path.join("cgroup.events");
@@ -91,9 +102,28 @@ impl Cgroup {
             if text.lines().any(|line| line == "populated 0") {
                 return Ok(());
             }
-            poll(&mut [PollFd::new(&events, PollFlags::PRI)], None)
+            let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
+            let left = left.map(Timespec::try_from).transpose().context("a timeout")?;
+            let ready = poll(&mut [PollFd::new(&events, PollFlags::PRI)], left.as_ref())
                 .context("cannot wait for the end of a cgroup's processes")?;
+            ensure!(ready != 0, "processes are left in {}", self.path.display());
         }
+    }
+
+    /// Lists the processes that are in here and below.
+    ///
+    /// # Errors
+    ///
+    /// Fails when the kernel's files can't be read.
+    pub(super) fn all_processes(&self) -> Result<Vec<u32>> {
+        let mut processes = self.processes()?;
+        for path in below(&self.path) {
+            let path = path.join("cgroup.procs");
+            // One that has just been removed has no processes.
+            let text = fs::read_to_string(&path).unwrap_or_default();
+            processes.extend(text.lines().filter_map(|line| line.parse::<u32>().ok()));
+        }
+        Ok(processes)
     }
 
     fn read(&self, name: &str) -> Result<String> {
@@ -106,8 +136,23 @@ impl Drop for Cgroup {
     fn drop(&mut self) {
         // An error here has another one before it, which says more.
         let _ = self.kill();
+        for below in below(&self.path) {
+            let _ = fs::remove_dir(below);
+        }
         let _ = fs::remove_dir(&self.path);
     }
+}
+
+/// The cgroups below one, the deepest first.
+fn below(path: &Path) -> Vec<PathBuf> {
+    let mut found = Vec::new();
+    for entry in fs::read_dir(path).into_iter().flatten().flatten() {
+        if entry.file_type().is_ok_and(|kind| kind.is_dir()) {
+            found.extend(below(&entry.path()));
+            found.push(entry.path());
+        }
+    }
+    found
 }
 
 fn parse_cpu_stat(text: &str) -> Option<CpuTime> {

@@ -30,7 +30,7 @@ impl Guest {
         match what {
             What::Boot | What::All => &[Self::Lean, Self::Stock],
             What::Memory => &[Self::Lean],
-            What::Block | What::Net | What::Snapshot => &[],
+            What::Block | What::Net | What::Snapshot | What::Containers => &[],
         }
     }
 

@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cgroup::Cgroup;
 use super::contender::{Guest, Program, Stage};
-use super::{What, io, name, smaps, snapshot};
+use super::{What, containers, io, name, smaps, snapshot};
 use crate::process;
 
 /// What `/init` prints once it runs, and prints nothing like before.
@@ -71,6 +71,8 @@ pub(super) struct Samples {
     pub(super) io: Vec<io::Sample>,
     /// The API, snapshots and what comes of them.
     pub(super) snapshots: Vec<snapshot::Sample>,
+    /// Containers.
+    pub(super) containers: Vec<containers::Sample>,
 }
 
 /// One boot, measured.
@@ -102,6 +104,7 @@ pub(crate) fn run(args: &Args) -> Result<()> {
         boots: boots(args)?,
         io: io::run(args.what, args.runs, &args.programs, &args.artifacts)?,
         snapshots: snapshot::run(args.what, args.runs, &args.programs, &args.artifacts)?,
+        containers: containers::run(args.what, args.runs, &args.programs, &args.artifacts)?,
     };
     let json = serde_json::to_vec(&samples).context("cannot write the samples")?;
     fs::write(&args.output, json).with_context(|| format!("cannot write {}", args.output.display()))

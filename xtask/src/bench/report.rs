@@ -1,5 +1,6 @@
 //! From samples to a table with the bars that they are held to.
 
+mod containers;
 mod io;
 mod snapshot;
 
@@ -23,6 +24,7 @@ pub(super) struct Report {
     rows: Vec<Row>,
     io: Vec<io::Row>,
     snapshots: Vec<snapshot::Row>,
+    containers: Vec<containers::Row>,
     bars: Vec<Bar>,
     samples: Samples,
     #[serde(skip)]
@@ -87,7 +89,9 @@ impl Report {
         bars.extend(io::bars(&io));
         let snapshots = snapshot::rows(&samples.snapshots);
         bars.extend(snapshot::bars(&snapshots));
-        Self { rows, io, snapshots, bars, samples, what }
+        let containers = containers::rows(&samples.containers);
+        bars.extend(containers::bars(&containers));
+        Self { rows, io, snapshots, containers, bars, samples, what }
     }
 }
 
@@ -161,6 +165,9 @@ impl fmt::Display for Report {
         }
         if !self.snapshots.is_empty() {
             snapshot::write(&self.snapshots, f)?;
+        }
+        if !self.containers.is_empty() {
+            containers::write(&self.containers, f)?;
         }
         writeln!(f, "{:<58} {:>9} {:>9}", "Bar", "measured", "at most")?;
         for bar in &self.bars {
@@ -269,7 +276,12 @@ mod tests {
             sample(Guest::Stock, Program::Vmctl, 700_000),
             sample(Guest::Stock, Program::Qemu, 1_900_000),
         ];
-        let samples = Samples { boots: samples, io: Vec::new(), snapshots: Vec::new() };
+        let samples = Samples {
+            boots: samples,
+            io: Vec::new(),
+            snapshots: Vec::new(),
+            containers: Vec::new(),
+        };
         let report = Report::new(What::All, samples, 1 << 20);
         let ratios: Vec<Option<f64>> = report.rows.iter().map(|row| row.cpu_of_qemu).collect();
         assert_eq!(ratios, [Some(0.5), Some(1.0), Some(0.4), Some(1.0)]);
@@ -284,7 +296,12 @@ mod tests {
     #[test]
     fn what_was_not_measured_has_no_bar() {
         let samples = vec![sample(Guest::Lean, Program::Vmm, 1)];
-        let samples = Samples { boots: samples, io: Vec::new(), snapshots: Vec::new() };
+        let samples = Samples {
+            boots: samples,
+            io: Vec::new(),
+            snapshots: Vec::new(),
+            containers: Vec::new(),
+        };
         let report = Report::new(What::Memory, samples, 1 << 20);
         assert_eq!(report.bars.len(), 2);
         assert!(report.rows[0].own_memory_of_qemu.is_none());

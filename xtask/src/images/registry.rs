@@ -12,14 +12,18 @@ use super::oci::Image;
 use crate::process;
 
 /// A running registry, killed when this is dropped.
-struct Registry {
+pub(crate) struct Registry {
     child: Child,
     address: SocketAddr,
 }
 
 impl Registry {
     /// Starts a registry and waits until it listens.
-    fn start(storage: &Path, address: SocketAddr) -> Result<Self> {
+    ///
+    /// # Errors
+    ///
+    /// Fails when it can't be started, or ends.
+    pub(crate) fn start(storage: &Path, address: SocketAddr) -> Result<Self> {
         let scratch = tempfile::tempdir().context("cannot create a temporary directory")?;
         let config = scratch.path().join("config.yml");
         fs::write(&config, configuration(storage, address))
@@ -31,6 +35,11 @@ impl Registry {
         let mut registry = Self { child, address };
         registry.wait_until_it_listens()?;
         Ok(registry)
+    }
+
+    /// Where it listens.
+    pub(crate) fn address(&self) -> SocketAddr {
+        self.address
     }
 
     fn wait_until_it_listens(&mut self) -> Result<()> {

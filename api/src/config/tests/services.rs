@@ -342,7 +342,10 @@ fn added_devices_are_checked_against_those_that_are_there() {
         host_dev_name: tap.to_owned(),
         ..NetSpec::default()
     };
-    assert_eq!(config.check_net(net("eth2", "tap2")).unwrap().host, NetHost::Tap("tap2".to_owned()));
+    assert_eq!(
+        config.check_net(net("eth2", "tap2")).unwrap().host,
+        NetHost::Tap("tap2".to_owned())
+    );
     assert!(config.check_net(net("eth0", "tap2")).is_err());
     assert!(config.check_net(net("eth2", "tap0")).is_err());
     let pmem = |id: &str, path: &str| PmemSpec {
