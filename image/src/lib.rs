@@ -7,11 +7,15 @@
 //!               images.db        names, images, layers, which need which
 //! ```
 
+mod build;
 mod error;
 mod options;
 mod reference;
 mod store;
 
+pub use build::{
+    BuildError, BuildHost, BuildOptions, HostError, Place, RunOutcome, RunRequest, Script,
+};
 pub use error::ImageError;
 pub use options::{
     Found, HistoryEntry, Image, ImageConfig, NewImage, Progress, PullOptions, Pulled, PushOptions,

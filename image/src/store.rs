@@ -27,6 +27,11 @@ impl Images {
         Ok(Self { root: data_root.join("images") })
     }
 
+    /// Where the store's files are.
+    pub(crate) fn directory(&self) -> &Path {
+        &self.root
+    }
+
     /// Finds an image by a name, its identifier (with or without `sha256:`), or the beginning of
     /// that.
     ///

@@ -173,9 +173,7 @@ impl Config {
             return Ok(());
         };
         let test = match &check.command {
-            Command::Exec(words) => {
-                [&["CMD".to_owned()], &words[..]].concat()
-            }
+            Command::Exec(words) => [&["CMD".to_owned()], &words[..]].concat(),
             Command::Shell(text) => vec!["CMD-SHELL".to_owned(), text.clone()],
         };
         let mut fields = json!({ "Test": test });

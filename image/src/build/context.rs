@@ -70,7 +70,12 @@ impl Tree for Context {
     fn meta(&self, path: &str) -> io::Result<Option<Meta>> {
         let full = self.root.join(path);
         let metadata = match fs::symlink_metadata(&full) {
-            Err(error) if matches!(error.kind(), io::ErrorKind::NotFound | io::ErrorKind::NotADirectory) => {
+            Err(error)
+                if matches!(
+                    error.kind(),
+                    io::ErrorKind::NotFound | io::ErrorKind::NotADirectory
+                ) =>
+            {
                 return Ok(None);
             }
             metadata => metadata?,

@@ -56,8 +56,22 @@ pub enum BuildError {
         /// Why not.
         source: Box<dyn std::error::Error + Send + Sync>,
     },
+    /// An image that an instruction names can't be had.
+    #[error("{place}: the image can't be had")]
+    Base {
+        /// The instruction.
+        place: Place,
+        /// Why not.
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+    /// `--platform` is malformed.
+    #[error("{problem}")]
+    Platform {
+        /// What's wrong with it.
+        problem: String,
+    },
     /// An instruction's image can't be had or made.
-    #[error("{place}")]
+    #[error("{place}: the image store can't do it")]
     Image {
         /// The instruction.
         place: Place,

@@ -84,8 +84,9 @@ mod tests {
 
     #[test]
     fn last_pattern_that_matches_decides() {
-        let ignore = Ignore::parse("# all but the readme\n*.md\n!README.md\n/build/\n**/*.o\na?c\n")
-            .unwrap();
+        let ignore =
+            Ignore::parse("# all but the readme\n*.md\n!README.md\n/build/\n**/*.o\na?c\n")
+                .unwrap();
         for (path, ignored) in [
             ("x.md", true),
             ("README.md", false),

@@ -15,6 +15,8 @@ pub(super) struct Layer {
     digest: Sha256,
     /// Directories that it has already.
     directories: BTreeSet<String>,
+    /// Links that it has, which nothing may be in.
+    links: BTreeSet<String>,
 }
 
 /// A layer that is whole.
@@ -30,7 +32,8 @@ impl Layer {
     pub(super) fn new(file: File) -> Self {
         let mut archive = tar::Builder::new(BufWriter::new(file));
         archive.mode(tar::HeaderMode::Complete);
-        Self { archive, digest: Sha256::new(), directories: BTreeSet::new() }
+        let (directories, links) = Default::default();
+        Self { archive, digest: Sha256::new(), directories, links }
     }
 
     /// Ends it.
@@ -62,6 +65,9 @@ impl Layer {
             parent = join(&parent, part);
             if self.directories.contains(&parent) {
                 continue;
+            }
+            if self.links.contains(&parent) {
+                return Err(io::Error::other(format!("/{parent} is a link that was just made")));
             }
             match image.meta(&parent)? {
                 Some(there) if there.kind == Kind::Directory => self.directory(&parent, &there)?,
@@ -97,6 +103,7 @@ impl Layer {
     /// Adds a symbolic link.
     pub(super) fn symlink(&mut self, path: &str, meta: &Meta, target: &str) -> io::Result<()> {
         self.note(path, meta, target.as_bytes());
+        self.links.insert(path.to_owned());
         let mut header = header(meta, tar::EntryType::Symlink, 0);
         self.archive.append_link(&mut header, path, target)
     }
@@ -116,8 +123,7 @@ impl Layer {
         size: u64,
         content: &mut dyn Read,
     ) -> io::Result<()> {
-        let names: Vec<_> =
-            meta.xattrs.keys().map(|name| format!("SCHILY.xattr.{name}")).collect();
+        let names: Vec<_> = meta.xattrs.keys().map(|name| format!("SCHILY.xattr.{name}")).collect();
         let extensions = names.iter().map(String::as_str);
         let extensions = extensions.zip(meta.xattrs.values().map(Vec::as_slice));
         if !meta.xattrs.is_empty() {
@@ -209,13 +215,13 @@ impl Destination<'_> {
         Ok(path)
     }
 
+    /// Makes the directory itself, and those on the way.
+    pub(super) fn make(&self, layer: &mut Layer) -> io::Result<()> {
+        layer.directories(self.image, &self.path, &self.new_directory())
+    }
+
     /// Writes a file's content from memory.
-    pub(super) fn document(
-        &self,
-        layer: &mut Layer,
-        name: &str,
-        content: &str,
-    ) -> io::Result<()> {
+    pub(super) fn document(&self, layer: &mut Layer, name: &str, content: &str) -> io::Result<()> {
         let path = self.place(layer, name)?;
         let kind = Kind::File(content.len() as u64);
         let meta = Meta { kind, mode: 0o644, ..self.new_directory() };
@@ -224,12 +230,7 @@ impl Destination<'_> {
     }
 
     /// Copies the file `source`, or what's in it if it's a directory.
-    pub(super) fn copy(
-        &self,
-        layer: &mut Layer,
-        from: &dyn Tree,
-        source: &str,
-    ) -> io::Result<()> {
+    pub(super) fn copy(&self, layer: &mut Layer, from: &dyn Tree, source: &str) -> io::Result<()> {
         let resolved = resolve(from, source)?;
         let gone = || io::Error::other(format!("{source} is gone"));
         let meta = from.meta(&resolved)?.ok_or_else(gone)?;
@@ -285,6 +286,19 @@ impl Destination<'_> {
         }
     }
 
+    /// Where a file of an archive goes. Links of the image on the way are followed, as `/bin` in
+    /// many; makes the directories on the way.
+    fn inner_place(&self, layer: &mut Layer, name: &str) -> io::Result<String> {
+        let path = join(&self.path, name);
+        let Some((parent, name)) = path.rsplit_once('/') else { return Ok(path) };
+        let parent = match layer.directories.contains(parent) {
+            true => parent.to_owned(),
+            false => resolve(self.image, parent)?,
+        };
+        layer.directories(self.image, &parent, &self.new_directory())?;
+        Ok(join(&parent, name))
+    }
+
     /// Unpacks an archive, whose files keep their owners unless others are asked for.
     pub(super) fn unpack(&self, layer: &mut Layer, archive: &mut dyn Read) -> io::Result<()> {
         layer.directories(self.image, &self.path, &self.new_directory())?;
@@ -295,10 +309,8 @@ impl Destination<'_> {
             if name.is_empty() {
                 continue;
             }
-            let path = join(&self.path, &name);
+            let path = self.inner_place(layer, &name)?;
             let meta = self.adopt(meta_of(&mut entry)?);
-            let parent = path.rsplit_once('/').map_or("", |(parent, _)| parent);
-            layer.directories(self.image, parent, &self.new_directory())?;
             let target = entry.link_name_bytes().map(|target| target.into_owned());
             let text = |bytes: Option<Vec<u8>>| {
                 let bytes = bytes.ok_or_else(|| io::Error::other(format!("{name} has no target")));
@@ -309,7 +321,8 @@ impl Destination<'_> {
                 tar::EntryType::Symlink => layer.symlink(&path, &meta, &text(target)?)?,
                 tar::EntryType::Link => {
                     let target = inner_path(text(target)?.as_bytes())?;
-                    layer.link(&path, &meta, &join(&self.path, &target))?;
+                    let target = self.inner_place(layer, &target)?;
+                    layer.link(&path, &meta, &target)?;
                 }
                 kind if kind.is_file() => {
                     let size = entry.size();

@@ -48,7 +48,10 @@ pub(super) enum Instruction {
     Arg(Vec<(String, Option<String>)>),
     Env(Vec<(String, String)>),
     Label(Vec<(String, String)>),
-    Run { command: Command, documents: Vec<Document> },
+    Run {
+        command: Command,
+        documents: Vec<Document>,
+    },
     Copy(Transfer),
     Add(Transfer),
     Workdir(String),
@@ -163,7 +166,8 @@ struct Lines<'a> {
 impl<'a> Lines<'a> {
     fn new(name: &'a str, text: &'a str) -> Self {
         let text = text.strip_prefix('\u{feff}').unwrap_or(text);
-        let lines: Vec<_> = text.split('\n').map(|it| it.strip_suffix('\r').unwrap_or(it)).collect();
+        let lines: Vec<_> =
+            text.split('\n').map(|it| it.strip_suffix('\r').unwrap_or(it)).collect();
         let mut escape = '\\';
         for line in &lines {
             let Some(directive) = line.trim().strip_prefix('#') else { break };
@@ -210,10 +214,10 @@ impl<'a> Lines<'a> {
         }
         let place = self.place(first);
         let joined = joined.trim();
-        let keyword: String =
-            joined.chars().take_while(|c| !c.is_whitespace()).collect::<String>();
+        let keyword: String = joined.chars().take_while(|c| !c.is_whitespace()).collect::<String>();
         let rest = joined[keyword.len()..].trim().to_owned();
-        let raw = raw.trim_start()[keyword.len()..].trim().to_owned();
+        // A keyword may itself be broken over lines.
+        let raw = raw.trim_start().strip_prefix(&keyword).unwrap_or(&rest).trim().to_owned();
         if !keyword.chars().all(|c| c.is_ascii_alphabetic()) {
             return Err(place.wrong(format!("`{keyword}` is no instruction")));
         }
@@ -267,12 +271,17 @@ impl Marker {
         };
         let unquoted: String = name.chars().filter(|c| !matches!(c, '"' | '\'')).collect();
         let is_name = |c: char| c.is_ascii_alphanumeric() || matches!(c, '_' | '.' | '-');
-        (!unquoted.is_empty() && unquoted.chars().all(is_name)).then(|| Self {
+        (!unquoted.is_empty() && unquoted.chars().all(is_name)).then_some(Self {
             expand: unquoted.len() == name.len(),
             name: unquoted,
             strip_tabs,
         })
     }
+}
+
+/// Tells whether a command is nothing but a here-document.
+pub(super) fn is_document(command: &str) -> bool {
+    !command.contains(char::is_whitespace) && Marker::parse(command).is_some()
 }
 
 fn stage(line: &Logical) -> Result<Stage, BuildError> {
@@ -302,8 +311,11 @@ fn stage(line: &Logical) -> Result<Stage, BuildError> {
     Ok(Stage { place, base: base.to_owned(), name, platform, steps: Vec::new() })
 }
 
+/// Options with their values, and what follows them.
+type Flags<'a> = (Vec<(String, String)>, &'a str);
+
 /// Splits `--name=value` options off a line.
-fn flags(line: &Logical) -> Result<(Vec<(String, String)>, &str), BuildError> {
+fn flags(line: &Logical) -> Result<Flags<'_>, BuildError> {
     let mut flags = Vec::new();
     let mut rest = line.rest.as_str();
     while let Some(flag) = rest.strip_prefix("--") {
@@ -393,10 +405,7 @@ fn list(line: &Logical, escape: char) -> Result<Vec<String>, BuildError> {
     }
 }
 
-fn arguments(
-    line: &Logical,
-    escape: char,
-) -> Result<Vec<(String, Option<String>)>, BuildError> {
+fn arguments(line: &Logical, escape: char) -> Result<Vec<(String, Option<String>)>, BuildError> {
     list(line, escape)?
         .into_iter()
         .map(|word| match word.split_once('=') {

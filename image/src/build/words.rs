@@ -54,13 +54,8 @@ pub(super) fn expand(
     escape: char,
     lookup: &dyn Fn(&str) -> Option<String>,
 ) -> Result<String, String> {
-    let mut expander = Expander {
-        characters: word.chars().collect(),
-        next: 0,
-        escape,
-        lookup,
-        depth: 0,
-    };
+    let mut expander =
+        Expander { characters: word.chars().collect(), next: 0, escape, lookup, depth: 0 };
     let expanded = expander.until(None)?;
     match expanded.len() {
         0..=MAX_EXPANDED_BYTES => Ok(expanded),
@@ -77,13 +72,8 @@ pub(super) fn expand_document(
     escape: char,
     lookup: &dyn Fn(&str) -> Option<String>,
 ) -> Result<String, String> {
-    let mut expander = Expander {
-        characters: text.chars().collect(),
-        next: 0,
-        escape,
-        lookup,
-        depth: 0,
-    };
+    let mut expander =
+        Expander { characters: text.chars().collect(), next: 0, escape, lookup, depth: 0 };
     let mut result = String::new();
     while let Some(c) = expander.take() {
         match c {

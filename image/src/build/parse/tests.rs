@@ -30,7 +30,8 @@ fn stages_have_names_bases_and_steps() {
 
 #[test]
 fn lines_are_joined_and_comments_between_them_dropped() {
-    let Instruction::Run { command, .. } = first("RUN one && \\\n  # no\n\n  two \\\n three") else {
+    let Instruction::Run { command, .. } = first("RUN one && \\\n  # no\n\n  two \\\n three")
+    else {
         panic!()
     };
     assert_eq!(command, Command::Shell("one && \\\n  two \\\n three".to_owned()));
@@ -99,7 +100,10 @@ fn mistakes_are_named_with_their_line_and_its_text() {
         ("FROM a\nENV x", "Dockerfile:2: `ENV x`: x has no value"),
         ("FROM a\nRUN <<E\nx", "Dockerfile:2: `RUN <<E`: the here-document's end, `E`, is missing"),
         ("FROM a\nRUN --mount=x y", "Dockerfile:2: `RUN --mount=x y`: RUN --mount isn't supported"),
-        ("FROM a\nSHELL sh", "Dockerfile:2: `SHELL sh`: SHELL takes a JSON array, as in [\"sh\", \"-c\"]"),
+        (
+            "FROM a\nSHELL sh",
+            "Dockerfile:2: `SHELL sh`: SHELL takes a JSON array, as in [\"sh\", \"-c\"]",
+        ),
         ("FROM a\n<<E", "Dockerfile:2: `<<E`: `<<E` is no instruction"),
     ] {
         assert_eq!(problem(text), expected);
@@ -108,7 +112,8 @@ fn mistakes_are_named_with_their_line_and_its_text() {
 
 #[test]
 fn no_text_makes_the_parser_panic() {
-    let pieces = ["FROM", " a", "\n", "RUN", "\\", "<<", "E", "'", "\"", "[", "]", "--", "=", "é", "\t"];
+    let pieces =
+        ["FROM", " a", "\n", "RUN", "\\", "<<", "E", "'", "\"", "[", "]", "--", "=", "é", "\t"];
     let mut state = 1_u64;
     for _ in 0..20_000 {
         let mut text = String::new();
