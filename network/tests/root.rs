@@ -52,14 +52,17 @@ fn on_a_host(name: &str, body: impl FnOnce()) {
             return;
         }
     }
-    let status = Command::new("unshare")
+    // Its output isn't taken for another test's.
+    let output = Command::new("unshare")
         .arg("--net")
         .arg(std::env::current_exe().unwrap())
         .args(["--exact", name, "--nocapture"])
         .env(INSIDE, "1")
-        .status()
+        .output()
         .unwrap();
-    assert!(status.success());
+    let said =
+        [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
+    assert!(output.status.success(), "{}", said.concat());
 }
 
 /// Another network namespace, which ends with this.
