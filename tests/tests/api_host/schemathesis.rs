@@ -33,8 +33,12 @@ const CHECKS: &str = "not_a_server_error,status_code_conformance,content_type_co
 /// Ends the VMM: tried by other tests.
 const KILL: &str = "/ext/v1/kill";
 
-/// Doesn't end unless it is told to.
+/// Wrong data may make a body too large, which is refused before it's read; events don't end unless
+/// they're told to.
 const CONFIGURATION: &str = r#"
+[checks.negative_data_rejection]
+expected-statuses = ["400", "404", "413"]
+
 [[operations]]
 include-operation-id = "extEvents"
 parameters = { follow = false }
