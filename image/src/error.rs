@@ -5,6 +5,31 @@ use std::path::PathBuf;
 
 use crate::ReferenceError;
 
+/// What a registry or an archive says, fit for a message: short, and without control characters.
+pub(crate) fn shown(text: &str) -> String {
+    const MAX_CHARS: usize = 200;
+    let printable = |c: char| if c.is_control() { ' ' } else { c };
+    let mut shown: String = text.trim().chars().take(MAX_CHARS).map(printable).collect();
+    if text.chars().nth(MAX_CHARS).is_some() {
+        shown.push('…');
+    }
+    shown
+}
+
+/// An error and its causes, as one line.
+pub(crate) fn chain(error: &dyn std::error::Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        let part = error.to_string();
+        if !text.ends_with(&part) {
+            text = format!("{text}: {part}");
+        }
+        cause = error.source();
+    }
+    shown(&text)
+}
+
 /// Why something couldn't be done with an image.
 #[derive(Debug, thiserror::Error)]
 #[non_exhaustive]

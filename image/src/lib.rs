@@ -5,13 +5,24 @@
 //!               erofs/…          a file system for each layer, by its diff ID
 //!               roots/…          an image's merged metadata, by its layers
 //!               images.db        names, images, layers, which need which
+//!               partial/…, tmp/… what's on its way
+//!               lock             shared by who adds files, alone for who removes some
 //! ```
 
+#![allow(dead_code, reason = "the registry's client uses the rest")]
+
 mod build;
+mod db;
+mod digest;
 mod error;
+mod files;
+mod layer;
+mod manifest;
 mod options;
 mod reference;
 mod store;
+#[cfg(test)]
+mod testing;
 
 pub use build::{
     BuildError, BuildHost, BuildOptions, HostError, Place, RunOutcome, RunRequest, Script,

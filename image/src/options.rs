@@ -4,7 +4,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::time::SystemTime;
 
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize};
 
 use crate::{Platform, Reference};
 
@@ -33,14 +33,25 @@ pub struct Image {
     pub created: Option<SystemTime>,
 }
 
+/// Reads what Go's programs write for an empty list or text: nothing, or `null`.
+pub(crate) fn null_is_default<'de, D, T>(deserializer: D) -> Result<T, D::Error>
+where
+    D: Deserializer<'de>,
+    T: Default + Deserialize<'de>,
+{
+    Ok(Option::deserialize(deserializer)?.unwrap_or_default())
+}
+
 /// An image's configuration (OCI image-spec 1.1, `config.md`) with Docker's additions. Fields that
 /// aren't known are kept in [`Image::raw_config`] only.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ImageConfig {
     /// Go's name: `amd64`.
+    #[serde(deserialize_with = "null_is_default")]
     pub architecture: String,
     /// `linux`.
+    #[serde(deserialize_with = "null_is_default")]
     pub os: String,
     /// As `v7`.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -56,9 +67,10 @@ pub struct ImageConfig {
     /// `Healthcheck`, `Shell`). Of whatever types a registry has sent: read with care.
     pub config: serde_json::Value,
     /// The layers' digests, uncompressed, bottom first: `diff_ids`.
+    #[serde(deserialize_with = "null_is_default")]
     pub rootfs: RootFs,
     /// How it was made, oldest first.
-    #[serde(skip_serializing_if = "Vec::is_empty")]
+    #[serde(deserialize_with = "null_is_default", skip_serializing_if = "Vec::is_empty")]
     pub history: Vec<HistoryEntry>,
 }
 
@@ -67,9 +79,10 @@ pub struct ImageConfig {
 #[serde(default)]
 pub struct RootFs {
     /// `layers`.
-    #[serde(rename = "type")]
+    #[serde(rename = "type", deserialize_with = "null_is_default")]
     pub kind: String,
     /// Digests of the uncompressed archives, bottom first.
+    #[serde(deserialize_with = "null_is_default")]
     pub diff_ids: Vec<String>,
 }
 

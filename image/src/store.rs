@@ -1,8 +1,19 @@
 //! The store: one for each data root, used by several processes at once.
 
-use std::io::{Read, Write};
-use std::path::{Path, PathBuf};
+mod add;
+mod catalog;
+mod removal;
+mod roots;
+#[cfg(test)]
+mod tests;
 
+use std::io::{Read, Write};
+use std::path::Path;
+
+use erofs::Limits;
+
+use crate::db::Db;
+use crate::files::Layout;
 use crate::{
     Found, Image, ImageError, NewImage, Progress, PullOptions, Pulled, PushOptions, Reference,
     Removal, RootFiles, StoreUsage,
@@ -11,12 +22,17 @@ use crate::{
 /// The images of a data root. It keeps nothing in memory: several processes may have one at once.
 #[derive(Debug)]
 pub struct Images {
-    root: PathBuf,
+    pub(crate) layout: Layout,
+    pub(crate) limits: Limits,
 }
 
 fn not_built<T>() -> Result<T, ImageError> {
     Err(ImageError::Request { message: "not built yet".to_owned() })
 }
+
+/// The largest archive of a layer, in bytes: what is more than that is a bomb, not an image. Zeros
+/// take no room on the disk, so that nothing else stops them.
+const MAX_ARCHIVE: u64 = 256 << 30;
 
 impl Images {
     /// Opens the store in `DATA/images`, and makes it if it isn't there.
@@ -24,12 +40,14 @@ impl Images {
     /// # Errors
     /// A directory can't be made, or the database is another version's or damaged.
     pub fn open(data_root: &Path) -> Result<Self, ImageError> {
-        Ok(Self { root: data_root.join("images") })
+        let layout = Layout::open(data_root.join("images"))?;
+        Db::open(&layout)?;
+        Ok(Self { layout, limits: Limits { archive_bytes: MAX_ARCHIVE, ..Limits::default() } })
     }
 
     /// Where the store's files are.
     pub(crate) fn directory(&self) -> &Path {
-        &self.root
+        self.layout.directory()
     }
 
     /// Finds an image by a name, its identifier (with or without `sha256:`), or the beginning of
@@ -38,8 +56,7 @@ impl Images {
     /// # Errors
     /// There's none, or several.
     pub fn find(&self, reference: &str) -> Result<Found, ImageError> {
-        let _ = &self.root;
-        Err(ImageError::NotFound { reference: reference.to_owned() })
+        catalog::find(self, reference)
     }
 
     /// All images, the newest first.
@@ -47,7 +64,7 @@ impl Images {
     /// # Errors
     /// The database can't be read.
     pub fn list(&self) -> Result<Vec<Image>, ImageError> {
-        not_built()
+        catalog::list(self)
     }
 
     /// Fetches an image. What's there already isn't fetched again.
@@ -107,8 +124,7 @@ impl Images {
     /// # Errors
     /// There's no such image, or the name has a digest.
     pub fn tag(&self, source: &str, name: &Reference) -> Result<(), ImageError> {
-        let _ = (source, name);
-        not_built()
+        catalog::tag(self, source, name)
     }
 
     /// Removes a name, and the image with its last one. `user` says which container (its short
@@ -122,8 +138,7 @@ impl Images {
         force: bool,
         user: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Removal, ImageError> {
-        let _ = (reference, force, user);
-        not_built()
+        removal::remove(self, reference, force, user)
     }
 
     /// Removes images without a name, with `all` every one that isn't used and fits `wanted`, and
@@ -137,8 +152,7 @@ impl Images {
         wanted: &dyn Fn(&Image) -> bool,
         user: &dyn Fn(&str) -> Option<String>,
     ) -> Result<Removal, ImageError> {
-        let _ = (all, wanted, user);
-        not_built()
+        removal::prune(self, all, wanted, user)
     }
 
     /// Writes images as a `docker save` archive that's an OCI layout, too.
@@ -169,8 +183,7 @@ impl Images {
     /// # Errors
     /// The base isn't there, or a layer is no archive or a hostile one.
     pub fn add(&self, image: NewImage) -> Result<Image, ImageError> {
-        let _ = image;
-        not_built()
+        add::add(self, image)
     }
 
     /// Sees that the image's root file system is there, made again if it was damaged, and returns
@@ -179,8 +192,7 @@ impl Images {
     /// # Errors
     /// There's no such image, or its layers are damaged.
     pub fn root_files(&self, image_id: &str) -> Result<RootFiles, ImageError> {
-        let _ = image_id;
-        not_built()
+        roots::root_files(self, image_id)
     }
 
     /// What the store uses on disk.
@@ -188,6 +200,7 @@ impl Images {
     /// # Errors
     /// A directory can't be read.
     pub fn usage(&self) -> Result<StoreUsage, ImageError> {
-        not_built()
+        let images = Db::open(&self.layout)?.read(|db| crate::db::count_images(db))?;
+        Ok(StoreUsage { images, size_bytes: self.layout.used_bytes()? })
     }
 }
