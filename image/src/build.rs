@@ -22,11 +22,14 @@ mod parse;
 mod plan;
 mod run;
 mod stage;
+#[cfg(test)]
+mod testing;
 mod transfer;
 mod tree;
 mod variables;
 mod words;
 
+pub use context::{read_dockerfile, unpack_context};
 pub use error::{BuildError, Place};
 pub use options::{BuildHost, BuildOptions, HostError, RunOutcome, RunRequest, Script};
 

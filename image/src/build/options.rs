@@ -9,12 +9,14 @@ use crate::Reference;
 /// What a build is of.
 #[derive(Clone, Debug, Default)]
 pub struct BuildOptions {
-    /// The Dockerfile's path as errors show it; an ignore file of its own is looked for beside it.
-    pub dockerfile: PathBuf,
+    /// What errors call the Dockerfile.
+    pub name: String,
     /// The Dockerfile's text.
     pub text: String,
     /// The directory that `COPY` and `ADD` take files from.
     pub context: PathBuf,
+    /// A file that says what the context hides, in place of its own `.dockerignore`.
+    pub ignore_file: Option<PathBuf>,
     /// `--build-arg`, by name.
     pub build_args: BTreeMap<String, String>,
     /// The stage to build, by name or number; the last one unless said.

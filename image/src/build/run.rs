@@ -43,7 +43,7 @@ pub(super) fn build(
     options: &BuildOptions,
     host: &mut dyn BuildHost,
 ) -> Result<Image, BuildError> {
-    let name = options.dockerfile.display().to_string();
+    let name = options.name.clone();
     if options.text.len() as u64 > parse::MAX_BYTES {
         let place = Place { file: name, line: 1, text: String::new() };
         return Err(place.wrong(format!("it's larger than {} bytes", parse::MAX_BYTES)));
@@ -55,7 +55,7 @@ pub(super) fn build(
     };
     let globals = Globals::new(&file.global_args, file.escape, &options.build_args, &platform)?;
     let plan = Plan::new(&file, options.target.as_deref(), &globals)?;
-    let context = Context::open(&options.context, &options.dockerfile)?;
+    let context = Context::open(&options.context, options.ignore_file.as_deref())?;
     let steps = plan.stages.iter().map(|&index| 1 + file.stages[index].steps.len()).sum::<usize>();
     let mut build = Build {
         images,
@@ -426,3 +426,7 @@ fn run_key(stage: &Stage, text: &str, request: &RunRequest) -> Key {
     }
     stage.key.with(&parts)
 }
+
+#[cfg(test)]
+#[path = "run/tests.rs"]
+mod tests;
