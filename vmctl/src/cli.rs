@@ -7,9 +7,15 @@ use crate::commands::boot::BootArgs;
 use crate::commands::container::{ContainerCommand, GroupArgs, PsArgs, SUPERVISE, SuperviseArgs};
 use crate::commands::doctor::DoctorArgs;
 use crate::commands::generate::{CompletionArgs, ManArgs};
+use crate::commands::image::{
+    GroupArgs as ImageGroupArgs, ImageCommand, ImagesArgs, LoginArgs, LogoutArgs, RmiArgs,
+};
 use crate::commands::inspect::InspectArgs;
+use crate::commands::network::NetworkArgs;
 use crate::commands::snapshot::SnapshotArgs;
+use crate::commands::system::{GroupArgs as SystemGroupArgs, SystemCommand, VersionArgs};
 use crate::commands::vm::{CloneArgs, VmArgs};
+use crate::commands::volume::VolumeArgs;
 
 /// Boots virtual machines and runs containers as virtual machines, with KVM.
 #[derive(Debug, Parser)]
@@ -31,8 +37,23 @@ pub(crate) enum Command {
     #[command(flatten)]
     Shared(ContainerCommand),
     Ps(PsArgs),
+    #[command(flatten)]
+    Images(ImageCommand),
+    #[command(name = "images")]
+    ListImages(ImagesArgs),
+    Rmi(RmiArgs),
+    Login(LoginArgs),
+    Logout(LogoutArgs),
     Inspect(InspectArgs),
+    #[command(flatten)]
+    System(SystemCommand),
+    Version(VersionArgs),
     Container(GroupArgs),
+    Image(ImageGroupArgs),
+    Network(NetworkArgs),
+    Volume(VolumeArgs),
+    #[command(name = "system")]
+    SystemGroup(SystemGroupArgs),
     #[command(name = SUPERVISE, hide = true)]
     Supervise(SuperviseArgs),
     Boot(Box<BootArgs>),

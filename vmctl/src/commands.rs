@@ -6,8 +6,12 @@ pub(crate) mod doctor;
 pub(crate) mod generate;
 pub(crate) mod image;
 pub(crate) mod inspect;
+pub(crate) mod network;
 pub(crate) mod snapshot;
+mod stores;
+pub(crate) mod system;
 pub(crate) mod vm;
+pub(crate) mod volume;
 
 use std::io::{self, BufRead};
 

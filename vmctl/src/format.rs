@@ -83,6 +83,15 @@ pub(crate) fn render_each(items: &[Value], text: &str) -> Result<String, FormatE
     lines.collect::<Result<_, _>>().map_err(failed)
 }
 
+/// Checks that a format can be read.
+///
+/// # Errors
+/// The template is malformed.
+pub(crate) fn check(text: &str) -> Result<(), FormatError> {
+    let failed = |source| FormatError { text: text.to_owned(), source };
+    Template::parse(text).map(drop).map_err(failed)
+}
+
 /// Aligns rows of texts below their titles.
 pub(crate) fn align(titles: &[String], rows: &[Vec<String>]) -> String {
     let line = |cells: &Vec<String>| {

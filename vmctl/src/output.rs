@@ -6,10 +6,16 @@ use crate::errors::CliError;
 
 /// Prints a result. A reader that has seen enough (`vmctl … | head`) is no failure.
 pub(crate) fn print(text: &str) -> Result<(), CliError> {
+    print_or_end(text).map(drop)
+}
+
+/// Prints a part of a result; false if nobody reads on.
+pub(crate) fn print_or_end(text: &str) -> Result<bool, CliError> {
     let mut stdout = io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(CliError::Output(error)),
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(CliError::Output(error)),
     }
 }
 

@@ -137,7 +137,7 @@ pub(crate) fn engine(level: LevelFilter) -> Result<Engine, CliError> {
 
 /// Does something with each of several, and says of each what became of it: one that fails doesn't
 /// keep the others from being tried.
-fn for_each<T: AsRef<str>>(
+pub(crate) fn for_each<T: AsRef<str>>(
     names: &[T],
     mut act: impl FnMut(&str) -> Result<(), CliError>,
 ) -> Result<u8, CliError> {

@@ -2,9 +2,13 @@
 
 use clap::{Args, ValueEnum};
 use log::LevelFilter;
+use runtime::Engine;
 use serde_json::Value;
 
 use super::container::{container_value, engine};
+use super::image::image_value;
+use super::network::network_value;
+use super::volume::volume_value;
 use crate::errors::containers::ContainerError;
 use crate::errors::{self, CliError};
 use crate::format;
@@ -30,22 +34,39 @@ pub(crate) struct InspectArgs {
     names: Vec<String>,
 }
 
+/// Finds something by its name.
+type Source = fn(&Engine, &str) -> Shown;
+
 /// What can be inspected.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum Kind {
     /// Containers.
     Container,
+    /// Images.
+    Image,
+    /// Volumes.
+    Volume,
+    /// Networks.
+    Network,
 }
 
 /// Runs `vmctl inspect`.
 pub(crate) fn run(args: &InspectArgs, level: LevelFilter) -> Result<u8, CliError> {
     let engine = engine(level)?;
-    let wants = |kind| args.kind.is_none_or(|wanted| wanted == kind);
+    // In Docker's order: of several with one name the first is meant.
+    let sources: [(Kind, Source); 4] = [
+        (Kind::Container, container_value),
+        (Kind::Image, image_value),
+        (Kind::Volume, volume_value),
+        (Kind::Network, network_value),
+    ];
     show("object", &args.names, args.format.as_deref(), |name| {
-        if wants(Kind::Container)
-            && let Some(value) = container_value(&engine, name)?
-        {
-            return Ok(Some(value));
+        for (kind, value) in sources {
+            if args.kind.is_none_or(|wanted| wanted == kind)
+                && let Some(value) = value(&engine, name)?
+            {
+                return Ok(Some(value));
+            }
         }
         Ok(None)
     })

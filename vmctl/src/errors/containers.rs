@@ -1,9 +1,13 @@
 //! What goes wrong with containers, images, volumes and networks, and what can be done about it.
 
+mod images;
+
 use std::io;
 use std::path::PathBuf;
 
-use runtime::{ErrorKind, RuntimeError};
+use image::ImageError;
+use network::NetworkError;
+use runtime::{ErrorKind, Object, RuntimeError};
 use thiserror::Error;
 
 use crate::commands::container::values::env::FileError;
@@ -16,6 +20,12 @@ pub(crate) enum ContainerError {
     /// The runtime couldn't do it.
     #[error(transparent)]
     Runtime(#[from] RuntimeError),
+    /// Something about images.
+    #[error(transparent)]
+    Image(#[from] ImageError),
+    /// Something about networks.
+    #[error(transparent)]
+    Network(#[from] NetworkError),
     /// Nothing has the name.
     #[error("no such {what}: {reference}")]
     NoObject {
@@ -45,6 +55,12 @@ pub(crate) enum ContainerError {
     /// `-t` without a terminal.
     #[error("the input device is not a TTY")]
     NoTerminal,
+    /// An archive would be written to a terminal.
+    #[error("cowardly refusing to save to a terminal")]
+    TerminalOutput,
+    /// Credentials are to be asked for, and there's no terminal.
+    #[error("cannot perform an interactive login without a terminal")]
+    NoLogin,
     /// A port isn't published.
     #[error("no public port '{port}' published for {name}")]
     NotPublished {
@@ -87,8 +103,15 @@ impl ContainerError {
     /// What to do about it.
     pub(super) fn hint(&self) -> Option<String> {
         Some(match self {
-            Self::Runtime(error) => return kind_hint(error.kind()).map(str::to_owned),
+            Self::Runtime(error) => return runtime_hint(error),
+            Self::Image(error) => return images::image_hint(error),
+            Self::Network(error) => return images::network_hint(error),
+            Self::TerminalOutput => "use the -o flag, or redirect".to_owned(),
+            Self::NoLogin => "give -u NAME and --password-stdin".to_owned(),
             Self::NoObject { what: "container", .. } => "vmctl ps -a lists containers".to_owned(),
+            Self::NoObject { what: "image", .. } => "vmctl images lists images".to_owned(),
+            Self::NoObject { what: "volume", .. } => "vmctl volume ls lists volumes".to_owned(),
+            Self::NoObject { what: "network", .. } => "vmctl network ls lists networks".to_owned(),
             Self::NoObject { .. } => {
                 "vmctl ps -a, images, volume ls and network ls list what there is".to_owned()
             }
@@ -105,7 +128,26 @@ impl ContainerError {
     }
 }
 
-/// What to do about a failure of the runtime.
+/// What to do about a failure of the runtime, or of what it uses.
+fn runtime_hint(error: &RuntimeError) -> Option<String> {
+    let hint = match error {
+        RuntimeError::Image(source) => source.downcast_ref().and_then(images::image_hint),
+        RuntimeError::Network(source) => source.downcast_ref().and_then(images::network_hint),
+        RuntimeError::NotFound { what: Object::Image, .. } => {
+            Some("vmctl images lists images; vmctl pull fetches one".to_owned())
+        }
+        RuntimeError::NotFound { what: Object::Volume, .. } => {
+            Some("vmctl volume ls lists volumes".to_owned())
+        }
+        RuntimeError::NotFound { what: Object::Network, .. } => {
+            Some("vmctl network ls lists networks; vmctl network create makes one".to_owned())
+        }
+        _ => None,
+    };
+    hint.or_else(|| kind_hint(error.kind()).map(str::to_owned))
+}
+
+/// What to do about a sort of failure of the runtime.
 fn kind_hint(kind: ErrorKind) -> Option<&'static str> {
     Some(match kind {
         ErrorKind::NoContainer => "vmctl ps -a lists containers",

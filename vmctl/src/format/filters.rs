@@ -55,6 +55,11 @@ impl Filters {
         Ok(filters)
     }
 
+    /// Adds one that was given otherwise than by `--filter`.
+    pub(crate) fn add(&mut self, name: &str, value: &str) {
+        self.values.entry(name.to_owned()).or_default().push(value.to_owned());
+    }
+
     /// All filters with their values.
     pub(crate) fn values(&self) -> &BTreeMap<String, Vec<String>> {
         &self.values

@@ -6,7 +6,7 @@ use std::path::Path;
 use clap::Args;
 use runtime::{AttachOptions, Created, Engine, RuntimeError};
 
-use super::flags::{CreateFlags, Pull, Stream};
+use super::flags::{CreateFlags, Stream};
 use super::session::Connection;
 use super::values::keys;
 use crate::commands::image;
@@ -155,7 +155,7 @@ fn make(
     if let Some(file) = &flags.cidfile {
         check_cid_file(file)?;
     }
-    image::provide(words.image(), flags.platform.as_deref(), flags.pull, flags.quiet)?;
+    image::provide(engine, words.image(), flags.platform.as_deref(), flags.pull, flags.quiet)?;
     let created = engine.create(&config).map_err(ContainerError::from)?;
     for warning in &created.warnings {
         notice(&format!("WARNING: {warning}"));

@@ -61,7 +61,7 @@ enum End {
     /// The template's end.
     Text,
     /// `{{end}}`.
-    End,
+    Block,
     /// `{{else}}` with what's after it.
     Else(VecDeque<Token>),
 }
@@ -71,7 +71,7 @@ pub(super) fn parse(text: &str) -> Result<Vec<Node>, TemplateError> {
     let mut parser = Parser { pieces: lexer::split(text)?.into() };
     match parser.nodes(0)? {
         (nodes, End::Text) => Ok(nodes),
-        (_, End::End) => Err(unexpected("{{end}}", "a template")),
+        (_, End::Block) => Err(unexpected("{{end}}", "a template")),
         (_, End::Else(_)) => Err(unexpected("{{else}}", "a template")),
     }
 }
@@ -100,7 +100,7 @@ impl Parser {
                 Piece::Action(tokens) => VecDeque::from(tokens),
             };
             match keyword(&tokens) {
-                Some("end") if tokens.len() == 1 => return Ok((nodes, End::End)),
+                Some("end") if tokens.len() == 1 => return Ok((nodes, End::Block)),
                 Some("end") => return Err(unexpected(tokens[1].shown(), "{{end}}")),
                 Some("else") => {
                     tokens.pop_front();
@@ -140,7 +140,7 @@ impl Parser {
             branches.push((condition, body));
             tokens = match end {
                 End::Text => return Err(TemplateError::NoEnd(word)),
-                End::End => return Ok(Branches { branches, otherwise: Vec::new() }),
+                End::Block => return Ok(Branches { branches, otherwise: Vec::new() }),
                 End::Else(tokens) => tokens,
             };
             if tokens.is_empty() {
@@ -156,7 +156,7 @@ impl Parser {
 
     fn otherwise(&mut self, word: &'static str, depth: usize) -> Result<Vec<Node>, TemplateError> {
         match self.nodes(depth + 1)? {
-            (nodes, End::End) => Ok(nodes),
+            (nodes, End::Block) => Ok(nodes),
             (_, End::Text) => Err(TemplateError::NoEnd(word)),
             (_, End::Else(_)) => Err(unexpected("{{else}}", "what follows an {{else}}")),
         }
@@ -166,7 +166,7 @@ impl Parser {
         let over = pipeline(tokens, depth)?;
         let (body, end) = self.nodes(depth + 1)?;
         let otherwise = match end {
-            End::End => Vec::new(),
+            End::Block => Vec::new(),
             End::Text => return Err(TemplateError::NoEnd("range")),
             End::Else(tokens) => match tokens.front() {
                 None => self.otherwise("range", depth)?,
