@@ -9,8 +9,6 @@
 //!               lock             shared by who adds files, alone for who removes some
 //! ```
 
-#![allow(dead_code, reason = "the registry's client uses the rest")]
-
 mod build;
 mod db;
 mod digest;
@@ -19,7 +17,10 @@ mod files;
 mod layer;
 mod manifest;
 mod options;
+mod pull;
+mod push;
 mod reference;
+mod registry;
 mod store;
 #[cfg(test)]
 mod testing;

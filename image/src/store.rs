@@ -1,9 +1,9 @@
 //! The store: one for each data root, used by several processes at once.
 
-mod add;
+pub(crate) mod add;
 mod catalog;
 mod removal;
-mod roots;
+pub(crate) mod roots;
 #[cfg(test)]
 mod tests;
 
@@ -14,6 +14,7 @@ use erofs::Limits;
 
 use crate::db::Db;
 use crate::files::Layout;
+use crate::registry::Timing;
 use crate::{
     Found, Image, ImageError, NewImage, Progress, PullOptions, Pulled, PushOptions, Reference,
     Removal, RootFiles, StoreUsage,
@@ -24,6 +25,7 @@ use crate::{
 pub struct Images {
     pub(crate) layout: Layout,
     pub(crate) limits: Limits,
+    pub(crate) timing: Timing,
 }
 
 fn not_built<T>() -> Result<T, ImageError> {
@@ -42,7 +44,8 @@ impl Images {
     pub fn open(data_root: &Path) -> Result<Self, ImageError> {
         let layout = Layout::open(data_root.join("images"))?;
         Db::open(&layout)?;
-        Ok(Self { layout, limits: Limits { archive_bytes: MAX_ARCHIVE, ..Limits::default() } })
+        let limits = Limits { archive_bytes: MAX_ARCHIVE, ..Limits::default() };
+        Ok(Self { layout, limits, timing: Timing::default() })
     }
 
     /// Where the store's files are.
@@ -77,8 +80,7 @@ impl Images {
         options: &PullOptions,
         progress: &dyn Progress,
     ) -> Result<Pulled, ImageError> {
-        let _ = (reference, options, progress);
-        not_built()
+        crate::pull::pull(self, reference, options, progress)
     }
 
     /// Sends an image; returns the manifest's digest and size in bytes.
@@ -91,8 +93,7 @@ impl Images {
         options: &PushOptions,
         progress: &dyn Progress,
     ) -> Result<(String, u64), ImageError> {
-        let _ = (reference, options, progress);
-        not_built()
+        crate::push::push(self, reference, options, progress)
     }
 
     /// Checks credentials with a registry, and keeps them as `docker login` does.
@@ -106,8 +107,7 @@ impl Images {
         password: &str,
         insecure: bool,
     ) -> Result<(), ImageError> {
-        let _ = (registry, user, password, insecure);
-        not_built()
+        crate::push::login(self, registry, user, password, insecure)
     }
 
     /// Forgets credentials; false if there were none.
@@ -115,8 +115,7 @@ impl Images {
     /// # Errors
     /// The file can't be changed.
     pub fn logout(&self, registry: &str) -> Result<bool, ImageError> {
-        let _ = registry;
-        not_built()
+        crate::push::logout(registry)
     }
 
     /// Gives an image another name. One that another image has is taken from it.

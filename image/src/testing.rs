@@ -1,12 +1,16 @@
 //! What the tests share: stores of their own, archives, what's in a root file system.
 
+pub(crate) mod registry;
+
 use std::fs::File;
 use std::io::{Cursor, Read, Seek, Write};
 use std::path::PathBuf;
+use std::time::Duration;
 
 use erofs::{ConcatSource, Reader};
 use tempfile::TempDir;
 
+use crate::registry::Timing;
 use crate::{Image, ImageConfig, Images, NewImage, Reference};
 
 /// A store that's gone with it.
@@ -26,7 +30,13 @@ impl std::ops::Deref for Store {
 impl Store {
     pub(crate) fn new() -> Self {
         let directory = tempfile::tempdir().unwrap();
-        Self { images: Images::open(directory.path()).unwrap(), directory }
+        let mut images = Images::open(directory.path()).unwrap();
+        // Long enough for a busy machine, short enough to wait for.
+        let second = Duration::from_secs(1);
+        let backoff = Duration::from_millis(1);
+        images.timing =
+            Timing { connect: second, read: second, document: second, backoff, attempts: 3 };
+        Self { images, directory }
     }
 
     pub(crate) fn path(&self, name: &str) -> PathBuf {
