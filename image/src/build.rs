@@ -10,6 +10,7 @@
 //! the next build finds in the cache. The Dockerfile, the context and the images are untrusted.
 
 mod cache;
+mod changes;
 mod config;
 mod context;
 mod disk;
@@ -29,6 +30,7 @@ mod tree;
 mod variables;
 mod words;
 
+pub use changes::change_config;
 pub use context::{read_dockerfile, unpack_context};
 pub use error::{BuildError, Place};
 pub use options::{BuildHost, BuildOptions, HostError, RunOutcome, RunRequest, Script};

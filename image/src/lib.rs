@@ -27,7 +27,7 @@ mod testing;
 
 pub use build::{
     BuildError, BuildHost, BuildOptions, HostError, Place, RunOutcome, RunRequest, Script,
-    read_dockerfile, unpack_context,
+    change_config, read_dockerfile, unpack_context,
 };
 pub use error::ImageError;
 pub use options::{

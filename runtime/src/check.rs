@@ -277,9 +277,8 @@ mod tests {
         refused(|config| config.ulimits.push(limit("files", 1, 1)));
         refused(|config| config.ulimits.push(limit("nofile", 2, 1)));
         refused(|config| config.ulimits.push(limit("nofile", -1, 1)));
-        let mut given = ContainerConfig::default();
-        given.ulimits = vec![limit("nofile", 1024, -1), limit("core", -1, -1)];
-        config(&given).unwrap();
+        let ulimits = vec![limit("nofile", 1024, -1), limit("core", -1, -1)];
+        config(&ContainerConfig { ulimits, ..ContainerConfig::default() }).unwrap();
     }
 
     #[test]

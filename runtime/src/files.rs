@@ -28,13 +28,21 @@ impl LockFile {
         }
     }
 
-    /// Takes it unless somebody else holds it.
+    /// Takes it unless somebody else holds it. Whoever only looks ([`is_locked`]) doesn't count.
     pub(crate) fn try_take(path: &Path) -> io::Result<Option<Self>> {
         let file = open(path)?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => Ok(Some(Self { _file: file })),
-            Err(Errno::WOULDBLOCK) => Ok(None),
-            Err(errno) => Err(errno.into()),
+        loop {
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => return Ok(Some(Self { _file: file })),
+                Err(Errno::WOULDBLOCK) => {}
+                Err(errno) => return Err(errno.into()),
+            }
+            // Against a holder a look fails; if it doesn't, there were only others who look.
+            match flock(&file, FlockOperation::NonBlockingLockShared) {
+                Ok(()) => std::thread::yield_now(),
+                Err(Errno::WOULDBLOCK) => return Ok(None),
+                Err(errno) => return Err(errno.into()),
+            }
         }
     }
 }
@@ -95,4 +103,52 @@ pub(crate) fn random_hex(bytes: usize) -> io::Result<String> {
         filled += rustix::rand::getrandom(rest, rustix::rand::GetRandomFlags::empty())?;
     }
     Ok(random.iter().map(|byte| format!("{byte:02x}")).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::sync::atomic::AtomicBool;
+
+    #[test]
+    fn lock_has_one_holder_and_lookers_dont_keep_it_from_being_taken() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("lock");
+        assert!(!is_locked(&path), "there's none");
+        let ends = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !ends.load(Ordering::Relaxed) {
+                        is_locked(&path);
+                    }
+                });
+            }
+            for _ in 0..1000 {
+                let lock = LockFile::try_take(&path).unwrap().expect("nobody holds it");
+                assert!(is_locked(&path));
+                assert!(LockFile::try_take(&path).unwrap().is_none());
+                drop(lock);
+            }
+            ends.store(true, Ordering::Relaxed);
+        });
+        assert!(!is_locked(&path));
+    }
+
+    #[test]
+    fn readers_find_all_of_the_old_text_or_all_of_the_new() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("state.json");
+        let texts = [vec![b'a'; 10_000], vec![b'b'; 20_000]];
+        replace(&path, &texts[0]).unwrap();
+        std::thread::scope(|scope| {
+            for text in &texts {
+                scope.spawn(|| (0..200).for_each(|_| replace(&path, text).unwrap()));
+            }
+            for _ in 0..200 {
+                assert!(texts.contains(&fs::read(&path).unwrap()));
+            }
+        });
+        assert_eq!(fs::read_dir(dir.path()).unwrap().count(), 1, "nothing is left");
+    }
 }

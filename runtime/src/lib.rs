@@ -7,7 +7,9 @@ mod check;
 mod config;
 mod engine;
 mod error;
+mod events;
 mod files;
+mod inspect;
 mod logs;
 mod names;
 mod options;
@@ -18,7 +20,9 @@ mod resolve;
 mod session;
 mod signals;
 mod store;
+mod usage;
 mod vmm;
+mod volumes;
 mod watch;
 mod wire;
 
@@ -26,8 +30,9 @@ pub use config::{
     ContainerConfig, ExtraHost, HealthConfig, LogConfig, LogDriver, MountKind, MountSpec,
     NetworkAttachment, PortSpec, Protocol, RestartPolicy, Ulimit,
 };
-pub use engine::{Engine, EngineOptions, EventReader};
+pub use engine::{Engine, EngineOptions};
 pub use error::{ErrorKind, Failure, Object, RuntimeError};
+pub use events::EventReader;
 pub use logs::LogReader;
 pub use options::{
     AttachOptions, Change, ChangeKind, CommitOptions, Created, DiskUsage, EngineEvent,

@@ -19,7 +19,8 @@ use serde::{Deserialize, Serialize};
 use crate::options::{LogLine, OutputStream};
 
 pub use self::read::LogReader;
-pub(crate) use self::write::{LogWriter, Rotation};
+pub(crate) use self::read::{inode, newer_files, read_bounded};
+pub(crate) use self::write::{LogWriter, Rotation, rotated};
 
 /// The longest piece of a line, in bytes: Docker's.
 pub(crate) const MAX_LINE_BYTES: usize = 16 << 10;

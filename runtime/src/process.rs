@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 /// A process: its number, and when it started, in which boot of this host.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ProcessIdentity {
+    /// Its number.
     pub pid: i32,
     /// In clock ticks since the host's boot (`/proc/PID/stat`, field 22).
     start_ticks: u64,

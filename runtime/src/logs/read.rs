@@ -145,7 +145,10 @@ impl Iterator for LogReader {
 
 /// Opens the log's files that are newer than the one with the inode `than`, all unless it's said,
 /// the oldest first.
-fn newer_files(path: &Path, than: Option<u64>) -> Result<Vec<BufReader<File>>, RuntimeError> {
+pub(crate) fn newer_files(
+    path: &Path,
+    than: Option<u64>,
+) -> Result<Vec<BufReader<File>>, RuntimeError> {
     let mut files = Vec::new();
     // From the newest to the oldest: one that's put aside meanwhile is met twice, not missed.
     let mut seen = Vec::new();
@@ -171,13 +174,13 @@ fn newer_files(path: &Path, than: Option<u64>) -> Result<Vec<BufReader<File>>, R
     Ok(files)
 }
 
-fn inode(file: &File) -> io::Result<u64> {
+pub(crate) fn inode(file: &File) -> io::Result<u64> {
     file.metadata().map(|metadata| metadata.ino())
 }
 
 /// Reads on up to and with a newline; returns whether there was one. Of a line that's too long only
 /// the beginning is kept, which is no entry.
-fn read_bounded(file: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
+pub(crate) fn read_bounded(file: &mut impl BufRead, line: &mut Vec<u8>) -> io::Result<bool> {
     loop {
         let buffer = match file.fill_buf() {
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,

@@ -133,7 +133,7 @@ impl LogWriter {
 }
 
 /// The name of a log that was put aside: the higher the number, the older.
-pub(super) fn rotated(path: &Path, number: u32) -> PathBuf {
+pub(crate) fn rotated(path: &Path, number: u32) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
     name.push(format!(".{number}"));
     PathBuf::from(name)
