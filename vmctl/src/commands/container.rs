@@ -4,6 +4,7 @@
 mod attach;
 mod commit;
 mod control;
+mod copy;
 mod exec;
 mod flags;
 mod inspect;
@@ -76,6 +77,7 @@ pub(crate) enum ContainerCommand {
     Unpause(control::UnpauseArgs),
     Diff(observe::DiffArgs),
     Commit(commit::CommitArgs),
+    Cp(copy::CpArgs),
 }
 
 /// Runs a command of `vmctl container`; returns the exit code.
@@ -116,6 +118,7 @@ pub(crate) fn run(command: &ContainerCommand, level: LevelFilter) -> Result<u8, 
         ContainerCommand::Unpause(args) => control::unpause(&engine, args),
         ContainerCommand::Diff(args) => observe::diff(&engine, args),
         ContainerCommand::Commit(args) => commit::run(&engine, args),
+        ContainerCommand::Cp(args) => copy::run(&engine, args),
     }
 }
 

@@ -61,6 +61,9 @@ pub(crate) enum ContainerError {
     /// Credentials are to be asked for, and there's no terminal.
     #[error("cannot perform an interactive login without a terminal")]
     NoLogin,
+    /// A copy can't go where it's to go.
+    #[error("{0}")]
+    Copy(String),
     /// A port isn't published.
     #[error("no public port '{port}' published for {name}")]
     NotPublished {
