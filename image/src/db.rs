@@ -39,6 +39,7 @@ const SCHEMA: &str = "
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX tag_image ON tag (image);
     CREATE INDEX digest_image ON digest (image);
+    CREATE INDEX layer_diff_id ON layer (diff_id);
     CREATE INDEX image_layer_blob ON image_layer (blob);
 ";
 
@@ -178,6 +179,12 @@ pub(crate) fn put_layer(db: &Connection, it: &LayerRecord) -> rusqlite::Result<(
 pub(crate) fn get_layer(db: &Connection, blob: &str) -> rusqlite::Result<Option<LayerRecord>> {
     let query = format!("SELECT {LAYER} FROM layer WHERE blob = ?1");
     db.query_row(&query, [blob], layer).optional()
+}
+
+/// Blobs that have this archive in them.
+pub(crate) fn layers_of(db: &Connection, diff_id: &str) -> rusqlite::Result<Vec<LayerRecord>> {
+    let mut statement = db.prepare(&format!("SELECT {LAYER} FROM layer WHERE diff_id = ?1"))?;
+    statement.query_map([diff_id], layer)?.collect()
 }
 
 /// Adds an image, if it isn't there; its layers are.

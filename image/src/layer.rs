@@ -136,7 +136,6 @@ fn decompressor<'a>(start: &'a [u8], rest: &'a mut dyn Read) -> Box<dyn Read + '
 }
 
 /// Decompresses a stream by what it begins with.
-#[allow(dead_code, reason = "archives of images are read by it")]
 pub(crate) fn with_decompressed<T>(
     source: &mut dyn Read,
     then: impl FnOnce(&mut dyn Read) -> T,

@@ -9,6 +9,7 @@
 //!               lock             shared by who adds files, alone for who removes some
 //! ```
 
+mod archive;
 mod build;
 mod db;
 mod digest;

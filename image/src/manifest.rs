@@ -170,7 +170,7 @@ impl Index {
 }
 
 /// Whether it's no attestation: those are listed as images of an unknown system.
-fn is_image(descriptor: &Descriptor) -> bool {
+pub(crate) fn is_image(descriptor: &Descriptor) -> bool {
     let kind = descriptor.annotations.get("vnd.docker.reference.type");
     kind.is_none_or(|kind| kind != "attestation-manifest")
 }

@@ -285,11 +285,7 @@ impl Fetch<'_> {
         if record.diff_id != self.diff_id {
             return Err(self.wrong_diff_id(&record.diff_id));
         }
-        let layout = &self.images.layout;
-        let blob = fs::metadata(layout.blob(&self.blob.digest))
-            .is_ok_and(|it| it.len() == record.blob_bytes);
-        let file_system = roots::file_system_bytes(&layout.erofs(self.diff_id))?.is_some();
-        Ok((blob && file_system).then_some(record))
+        Ok(roots::has_layer(self.images, &record)?.then_some(record))
     }
 
     fn wrong_diff_id(&self, found: &str) -> ImageError {

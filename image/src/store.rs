@@ -1,7 +1,7 @@
 //! The store: one for each data root, used by several processes at once.
 
 pub(crate) mod add;
-mod catalog;
+pub(crate) mod catalog;
 mod removal;
 pub(crate) mod roots;
 #[cfg(test)]
@@ -26,10 +26,6 @@ pub struct Images {
     pub(crate) layout: Layout,
     pub(crate) limits: Limits,
     pub(crate) timing: Timing,
-}
-
-fn not_built<T>() -> Result<T, ImageError> {
-    Err(ImageError::Request { message: "not built yet".to_owned() })
 }
 
 /// The largest archive of a layer, in bytes: what is more than that is a bomb, not an image. Zeros
@@ -159,8 +155,7 @@ impl Images {
     /// # Errors
     /// There's no such image, or it can't be written.
     pub fn save(&self, references: &[String], out: &mut dyn Write) -> Result<(), ImageError> {
-        let _ = (references, out);
-        not_built()
+        crate::archive::save(self, references, out)
     }
 
     /// Reads images from an archive of `docker save`, `podman save` or an OCI layout, compressed by
@@ -173,8 +168,16 @@ impl Images {
         archive: &mut dyn Read,
         progress: &dyn Progress,
     ) -> Result<Vec<Found>, ImageError> {
-        let _ = (archive, progress);
-        not_built()
+        crate::archive::load(self, archive, progress)
+    }
+
+    /// Reads images from the directory of an OCI layout (`index.json`, `blobs/sha256/…`); returns them
+    /// with the names they have got.
+    ///
+    /// # Errors
+    /// It's none, or damaged.
+    pub fn load_directory(&self, directory: &Path) -> Result<Vec<Found>, ImageError> {
+        crate::archive::load_directory(self, directory)
     }
 
     /// Makes an image; what's interrupted leaves nothing.

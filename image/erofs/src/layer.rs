@@ -12,7 +12,7 @@ use crate::limits::{LimitError, Limits};
 use crate::metadata::{self, Metadata};
 use crate::ondisk::{self, BLOCK_SIZE, SYMLINK_MAX, file_type};
 use crate::output::Output;
-use crate::tar::{Archive, Entry, Failure, Kind, TarError};
+use crate::tar::{Archive, ArchiveError, Entry, Kind, TarError};
 use crate::tree::{Attributes, Content, Data, Directory, NodeId, Tree, Xattr, XattrId};
 use path::Target;
 
@@ -153,7 +153,7 @@ enum AddError {
     Entry(EntryError),
     Limit(LimitError),
     Write(io::Error),
-    Read(Failure),
+    Read(ArchiveError),
 }
 
 impl AddError {
@@ -180,17 +180,17 @@ impl From<LimitError> for AddError {
     }
 }
 
-impl From<Failure> for AddError {
-    fn from(failure: Failure) -> Self {
+impl From<ArchiveError> for AddError {
+    fn from(failure: ArchiveError) -> Self {
         Self::Read(failure)
     }
 }
 
-fn read_error(failure: Failure, offset: u64) -> LayerError {
+fn read_error(failure: ArchiveError, offset: u64) -> LayerError {
     match failure {
-        Failure::Io(error) => LayerError::Read(error),
-        Failure::Tar(source) => LayerError::Archive { offset, source },
-        Failure::Limit(source) => LayerError::TooLarge { path: String::new(), source },
+        ArchiveError::Io(error) => LayerError::Read(error),
+        ArchiveError::Tar(source) => LayerError::Archive { offset, source },
+        ArchiveError::Limit(source) => LayerError::TooLarge { path: String::new(), source },
     }
 }
 

@@ -34,4 +34,4 @@ pub use limits::{LimitError, Limits};
 pub use merge::{BlobPlace, MergeError, MergedImage, merge_layers};
 pub use reader::{DirEntry, FileReader, FileType, Inode, ReadError, Reader, XattrPair};
 pub use source::{ConcatSource, ReadAt};
-pub use tar::TarError;
+pub use tar::{Archive, ArchiveError, Entry, Kind, TarError};

@@ -46,9 +46,11 @@ pub enum TarError {
 
 /// Why an archive can't be read on.
 #[derive(Debug, thiserror::Error)]
-pub(crate) enum Failure {
+pub enum ArchiveError {
+    /// Reading failed.
     #[error(transparent)]
     Io(#[from] io::Error),
+    /// It's malformed.
     #[error(transparent)]
     Tar(#[from] TarError),
     /// The archive is longer than it may be.
@@ -58,37 +60,55 @@ pub(crate) enum Failure {
 
 /// What an entry is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(crate) enum Kind {
+pub enum Kind {
+    /// A file, with data.
     Regular,
+    /// Another name of an entry before.
     HardLink,
+    /// A symbolic link.
     Symlink,
+    /// A character device.
     CharDevice,
+    /// A block device.
     BlockDevice,
+    /// A directory.
     Directory,
+    /// A named pipe.
     Fifo,
 }
 
 /// An entry's description. Its data are read from the [`Archive`].
 #[derive(Debug)]
-pub(crate) struct Entry {
-    pub(crate) path: Vec<u8>,
-    pub(crate) link: Vec<u8>,
-    pub(crate) kind: Kind,
+pub struct Entry {
+    /// As the archive has it: nothing is refused here.
+    pub path: Vec<u8>,
+    /// A link's target, as the archive has it.
+    pub link: Vec<u8>,
+    /// What it is.
+    pub kind: Kind,
     pub(crate) mode: u32,
     pub(crate) uid: u32,
     pub(crate) gid: u32,
     pub(crate) mtime: i64,
     pub(crate) mtime_nsec: u32,
-    /// The file's size, holes included.
-    pub(crate) size: u64,
+    /// The file's size in bytes, holes included.
+    pub size: u64,
     /// The pieces of data, in order, as (offset, length); what they don't cover is zeros.
     pub(crate) pieces: Vec<(u64, u64)>,
     pub(crate) xattrs: Vec<(Vec<u8>, Vec<u8>)>,
     pub(crate) device: (u32, u32),
 }
 
-/// An archive that's being read.
-pub(crate) struct Archive<R> {
+impl Entry {
+    /// Whether the data that [`Archive::read_data`] gives are the file's, without holes.
+    pub fn is_plain(&self) -> bool {
+        matches!(self.pieces[..], [] | [(0, _)]) && self.pieces.iter().all(|it| it.1 == self.size)
+    }
+}
+
+/// An archive that's being read. Memory is bounded, whatever it says.
+#[derive(Debug)]
+pub struct Archive<R> {
     reader: R,
     /// Bytes read so far.
     position: u64,
@@ -101,7 +121,8 @@ pub(crate) struct Archive<R> {
 }
 
 impl<R: Read> Archive<R> {
-    pub(crate) fn new(reader: R, limits: &Limits) -> Self {
+    /// Begins reading, within [`Limits::archive_bytes`] and [`Limits::extended_header_bytes`].
+    pub fn new(reader: R, limits: &Limits) -> Self {
         let &Limits { archive_bytes, extended_header_bytes, .. } = limits;
         Self { reader, position: 0, data_left: 0, padding: 0, archive_bytes, extended_header_bytes }
     }
@@ -113,7 +134,11 @@ impl<R: Read> Archive<R> {
 
     /// Goes on to the next entry; what's left of the last one's data is skipped. `None` at the
     /// archive's end, marked or not: some tools leave the mark out.
-    pub(crate) fn next_entry(&mut self) -> Result<Option<Entry>, Failure> {
+    ///
+    /// # Errors
+    ///
+    /// Reading fails, or what's there is no entry, or too large.
+    pub fn next_entry(&mut self) -> Result<Option<Entry>, ArchiveError> {
         let mut extended = Extended::default();
         loop {
             self.skip(self.data_left + self.padding)?;
@@ -139,7 +164,11 @@ impl<R: Read> Archive<R> {
 
     /// Reads the present entry's data as they're stored, without holes. Less than `buffer` only at
     /// the data's end.
-    pub(crate) fn read_data(&mut self, buffer: &mut [u8]) -> Result<usize, Failure> {
+    ///
+    /// # Errors
+    ///
+    /// Reading fails, or the archive ends before the data do.
+    pub fn read_data(&mut self, buffer: &mut [u8]) -> Result<usize, ArchiveError> {
         let left = usize::try_from(self.data_left).unwrap_or(usize::MAX);
         let len = buffer.len().min(left);
         self.read_exact(&mut buffer[..len])?;
@@ -148,7 +177,7 @@ impl<R: Read> Archive<R> {
     }
 
     /// Reads what's behind the archive's end.
-    pub(crate) fn drain(&mut self) -> Result<(), Failure> {
+    pub(crate) fn drain(&mut self) -> Result<(), ArchiveError> {
         // One byte more shows that there are too many.
         let most = self.archive_bytes.saturating_sub(self.position).saturating_add(1);
         self.position += io::copy(&mut self.reader.by_ref().take(most), &mut io::sink())?;
@@ -156,14 +185,14 @@ impl<R: Read> Archive<R> {
     }
 
     /// Checks that the archive may go on for `len` bytes.
-    fn check_length(&self, len: u64) -> Result<(), Failure> {
+    fn check_length(&self, len: u64) -> Result<(), ArchiveError> {
         let end = self.position.saturating_add(len);
         let limit = self.archive_bytes;
         if end > limit { Err(LimitError::ArchiveBytes(limit).into()) } else { Ok(()) }
     }
 
     /// `None` at the archive's end.
-    fn read_header(&mut self) -> Result<Option<Header>, Failure> {
+    fn read_header(&mut self) -> Result<Option<Header>, ArchiveError> {
         let mut header = Header::new_zeroed();
         if self.read_up_to(header.bytes_mut())? == 0 {
             return Ok(None);
@@ -181,7 +210,7 @@ impl<R: Read> Archive<R> {
         Ok(Some(header))
     }
 
-    fn entry(&mut self, header: &Header, extended: Extended) -> Result<Entry, Failure> {
+    fn entry(&mut self, header: &Header, extended: Extended) -> Result<Entry, ArchiveError> {
         let records = extended.records;
         let stored = records.size.map_or_else(|| header.size(), Ok)?;
         let path = records.sparse_name.or(records.path).or(extended.path);
@@ -213,7 +242,7 @@ impl<R: Read> Archive<R> {
         Ok(entry)
     }
 
-    fn set_data(&mut self, size: u64) -> Result<(), Failure> {
+    fn set_data(&mut self, size: u64) -> Result<(), ArchiveError> {
         let padded = size.checked_next_multiple_of(RECORD as u64);
         let padded = padded.filter(|&padded| padded < 1 << 63).ok_or(TarError::Number("size"))?;
         self.check_length(padded)?;
@@ -222,7 +251,7 @@ impl<R: Read> Archive<R> {
     }
 
     /// The data of an extended header, which must be within the limit.
-    fn read_extended(&mut self, size: u64) -> Result<Vec<u8>, Failure> {
+    fn read_extended(&mut self, size: u64) -> Result<Vec<u8>, ArchiveError> {
         if size > self.extended_header_bytes {
             return Err(TarError::ExtendedHeaderSize(self.extended_header_bytes).into());
         }
@@ -233,7 +262,7 @@ impl<R: Read> Archive<R> {
     }
 
     /// A GNU long name, without the NUL at its end.
-    fn read_name(&mut self, size: u64) -> Result<Vec<u8>, Failure> {
+    fn read_name(&mut self, size: u64) -> Result<Vec<u8>, ArchiveError> {
         let mut name = self.read_extended(size)?;
         if name.last() == Some(&0) {
             name.pop();
@@ -241,7 +270,7 @@ impl<R: Read> Archive<R> {
         Ok(name)
     }
 
-    fn read_exact(&mut self, buffer: &mut [u8]) -> Result<(), Failure> {
+    fn read_exact(&mut self, buffer: &mut [u8]) -> Result<(), ArchiveError> {
         if self.read_up_to(buffer)? < buffer.len() {
             return Err(TarError::Truncated.into());
         }
@@ -249,7 +278,7 @@ impl<R: Read> Archive<R> {
     }
 
     /// Fills the buffer, or reads nothing at the stream's end.
-    fn read_up_to(&mut self, buffer: &mut [u8]) -> Result<usize, Failure> {
+    fn read_up_to(&mut self, buffer: &mut [u8]) -> Result<usize, ArchiveError> {
         let mut filled = 0;
         while filled < buffer.len() {
             match self.reader.read(&mut buffer[filled..]) {
@@ -264,7 +293,7 @@ impl<R: Read> Archive<R> {
         Ok(filled)
     }
 
-    fn skip(&mut self, len: u64) -> Result<(), Failure> {
+    fn skip(&mut self, len: u64) -> Result<(), ArchiveError> {
         let read = io::copy(&mut self.reader.by_ref().take(len), &mut io::sink())?;
         self.position += read;
         if read < len { Err(TarError::Truncated.into()) } else { Ok(()) }

@@ -127,7 +127,7 @@ pub(super) fn tag(images: &Images, source: &str, name: &Reference) -> Result<(),
 }
 
 /// Refuses a name that says which image it is: it can't be given to another.
-pub(super) fn check_tag(name: &Reference) -> Result<(), ImageError> {
+pub(crate) fn check_tag(name: &Reference) -> Result<(), ImageError> {
     if name.digest().is_none() {
         return Ok(());
     }

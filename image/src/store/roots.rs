@@ -1,6 +1,6 @@
 //! Images' root file systems.
 
-use std::fs::File;
+use std::fs::{self, File};
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
@@ -68,7 +68,7 @@ fn paths(images: &Images, layers: &[LayerRecord]) -> RootFiles {
 }
 
 /// The length of a layer's file system; none if it isn't there or isn't whole.
-pub(crate) fn file_system_bytes(path: &Path) -> Result<Option<u64>, ImageError> {
+fn file_system_bytes(path: &Path) -> Result<Option<u64>, ImageError> {
     let file = match File::open(path) {
         Ok(file) => file,
         Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -77,6 +77,15 @@ pub(crate) fn file_system_bytes(path: &Path) -> Result<Option<u64>, ImageError> 
     let bytes = file.metadata().map_err(at("read", path))?.len();
     let is_whole = Reader::open(file).is_ok_and(|reader| reader.len_bytes() == bytes);
     Ok(is_whole.then_some(bytes))
+}
+
+/// Whether the store has a layer, its blob and its file system.
+pub(crate) fn has_layer(images: &Images, layer: &LayerRecord) -> Result<bool, ImageError> {
+    let blob = fs::metadata(images.layout.blob(&layer.blob));
+    if !blob.is_ok_and(|it| it.len() == layer.blob_bytes) {
+        return Ok(false);
+    }
+    Ok(file_system_bytes(&images.layout.erofs(&layer.diff_id))?.is_some())
 }
 
 /// Makes a layer's file system again, of its compressed blob.

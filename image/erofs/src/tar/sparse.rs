@@ -6,7 +6,7 @@ use zerocopy::FromZeros;
 
 use super::header::{self, Header, RECORD};
 use super::pax::{self, SparseRecords};
-use super::{Archive, Entry, Failure, TarError};
+use super::{Archive, ArchiveError, Entry, TarError};
 
 /// Where the old format's header has the map, the mark that more follows, and the real size.
 const OLD_MAP: std::ops::Range<usize> = 386..482;
@@ -26,7 +26,7 @@ impl<R: Read> Archive<R> {
         header: &Header,
         records: SparseRecords,
         entry: &mut Entry,
-    ) -> Result<(), Failure> {
+    ) -> Result<(), ArchiveError> {
         let (real_size, map) = if header.is_gnu_sparse() {
             let real_size = number(&header.bytes()[OLD_REAL_SIZE])?;
             (real_size, self.read_old_map(header)?)
@@ -42,7 +42,7 @@ impl<R: Read> Archive<R> {
     }
 
     /// The old format: 4 pieces in the header, then 21 in each further record.
-    fn read_old_map(&mut self, header: &Header) -> Result<Vec<(u64, u64)>, Failure> {
+    fn read_old_map(&mut self, header: &Header) -> Result<Vec<(u64, u64)>, ArchiveError> {
         let mut map = Vec::new();
         let mut more = add_old_pieces(&mut map, &header.bytes()[OLD_MAP])?
             && header.bytes()[OLD_IS_EXTENDED] != 0;
@@ -58,7 +58,7 @@ impl<R: Read> Archive<R> {
     }
 
     /// Format 1.0: decimal lines at the beginning of the data, padded to a record.
-    fn read_map(&mut self) -> Result<Vec<(u64, u64)>, Failure> {
+    fn read_map(&mut self) -> Result<Vec<(u64, u64)>, ArchiveError> {
         let mut numbers = Numbers { record: [0; RECORD], next: RECORD };
         let count = numbers.read(self)?;
         let mut map = Vec::new();
@@ -85,7 +85,7 @@ struct Numbers {
 }
 
 impl Numbers {
-    fn read<R: Read>(&mut self, archive: &mut Archive<R>) -> Result<u64, Failure> {
+    fn read<R: Read>(&mut self, archive: &mut Archive<R>) -> Result<u64, ArchiveError> {
         let mut digits = Vec::with_capacity(20);
         loop {
             if self.next == RECORD {
