@@ -95,9 +95,8 @@ impl Engine {
         self.event_log().read(options.clone())
     }
 
-    /// Has `events` tell of something that another part did: to a network or an image. That it
-    /// can't be written is no failure of what was done.
-    pub fn record_event(&self, event: &EngineEvent) {
+    /// Appends an event, or warns that it couldn't be.
+    pub(super) fn record_event(&self, event: &EngineEvent) {
         if let Err(error) = self.event_log().append(event) {
             log::warn!("an event can't be written: {error}");
         }

@@ -89,8 +89,9 @@ impl Engine {
         self.record_event(&events::event("container", action, &summary.id, attributes));
     }
 
-    /// Notes an event of something else.
-    pub(crate) fn emit(
+    /// Notes an event: of a volume here, of a network or an image by whoever changed it. That it
+    /// can't be written is no failure of what was done.
+    pub fn emit(
         &self,
         kind: &str,
         action: &str,

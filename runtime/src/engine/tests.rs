@@ -1,5 +1,6 @@
 //! The engine over a store and images of a temporary directory, with a supervisor that's a thread.
 
+mod agent;
 mod control;
 mod create;
 mod list;
