@@ -104,6 +104,10 @@ pub struct ContainerConfig {
     pub platform: Option<String>,
     /// Whether the container is removed when its process has ended.
     pub auto_remove: bool,
+    /// Whether what the process has changed is kept as a layer of an image when it has ended without
+    /// a failure: see [`Engine::kept_changes`](crate::Engine::kept_changes). The writable disk itself
+    /// isn't fit for another start then.
+    pub keep_changes: bool,
     /// How the container's output is kept.
     pub log: LogConfig,
     /// Whether a warm template may be used and made; a cold boot otherwise.

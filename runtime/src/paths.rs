@@ -133,6 +133,11 @@ impl ContainerPaths {
         self.data.join("upper.img")
     }
 
+    /// What the process has changed, if that's kept.
+    pub(crate) fn changes(&self) -> PathBuf {
+        self.data.join("changes.tar")
+    }
+
     pub(crate) fn supervisor_log(&self) -> PathBuf {
         self.data.join("supervisor.log")
     }

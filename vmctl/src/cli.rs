@@ -4,6 +4,7 @@ use clap::{ArgAction, Parser, Subcommand};
 use log::LevelFilter;
 
 use crate::commands::boot::BootArgs;
+use crate::commands::build::BuildArgs;
 use crate::commands::container::{ContainerCommand, GroupArgs, PsArgs, SUPERVISE, SuperviseArgs};
 use crate::commands::doctor::DoctorArgs;
 use crate::commands::generate::{CompletionArgs, ManArgs};
@@ -42,6 +43,7 @@ pub(crate) enum Command {
     #[command(name = "images")]
     ListImages(ImagesArgs),
     Rmi(RmiArgs),
+    Build(Box<BuildArgs>),
     Login(LoginArgs),
     Logout(LogoutArgs),
     Inspect(InspectArgs),

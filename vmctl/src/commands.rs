@@ -1,6 +1,7 @@
 //! One module per command, each with its flags and a `run` that returns the exit code.
 
 pub(crate) mod boot;
+pub(crate) mod build;
 pub(crate) mod container;
 pub(crate) mod doctor;
 pub(crate) mod generate;

@@ -34,6 +34,7 @@ fn main() -> ExitCode {
         Command::Images(command) => commands::image::run(command, level),
         Command::ListImages(args) => commands::image::images(args, level),
         Command::Rmi(args) => commands::image::rmi(args, level),
+        Command::Build(args) => commands::build::run(args, level),
         Command::Login(args) => commands::image::login(args, level),
         Command::Logout(args) => commands::image::logout(args, level),
         Command::Inspect(args) => commands::inspect::run(args, level),

@@ -1,6 +1,7 @@
 //! Which image a step has led to before.
 //!
-//! `builds/KEY` in the store's directory holds an image's identifier. An entry is whole or not there
+//! `builds/KEY` in the store's directory holds an image's identifier, and a word if the image is more
+//! than a step: a whole build's. An entry is whole or not there
 //! (it's renamed into its place), says nothing that can't be found out again, and is dropped when
 //! its image is gone: so no lock is needed, and nothing is lost with it.
 
@@ -55,9 +56,10 @@ impl<'a> Cache<'a> {
     /// Finds a step's image, if it's still there.
     pub(super) fn find(&self, key: &Key) -> Option<Image> {
         let path = self.directory.join(key.name());
-        let id = fs::read_to_string(&path).ok()?;
-        match self.images.find(id.trim()) {
-            Ok(found) if found.image.id == id.trim() => Some(found.image),
+        let text = fs::read_to_string(&path).ok()?;
+        let id = text.split(' ').next()?;
+        match self.images.find(id) {
+            Ok(found) if found.image.id == id => Some(found.image),
             Ok(_) | Err(ImageError::NotFound { .. }) => {
                 // Whether it goes or not: it leads nowhere.
                 let _ = fs::remove_file(path);
@@ -69,18 +71,27 @@ impl<'a> Cache<'a> {
 
     /// Notes a step's image. A cache that can't be written costs time later, nothing else.
     pub(super) fn insert(&self, key: &Key, image_id: &str) {
+        self.write(key, image_id);
+    }
+
+    /// Notes the image that a whole build made.
+    pub(super) fn insert_whole(&self, key: &Key, image_id: &str) {
+        self.write(key, &format!("{image_id} whole"));
+    }
+
+    fn write(&self, key: &Key, text: &str) {
         let written = fs::create_dir_all(&self.directory).and_then(|()| {
             let mut file = tempfile::NamedTempFile::new_in(&self.directory)?;
-            file.write_all(image_id.as_bytes())?;
+            file.write_all(text.as_bytes())?;
             file.persist(self.directory.join(key.name())).map_err(|error| error.error)
         });
         drop(written);
     }
 
-    /// All images that steps led to.
+    /// All images that steps led to, whole builds' left out.
     pub(super) fn image_ids(&self) -> BTreeSet<String> {
         let Ok(entries) = fs::read_dir(&self.directory) else { return BTreeSet::new() };
         let read = entries.flatten().filter_map(|entry| fs::read_to_string(entry.path()).ok());
-        read.map(|id| id.trim().to_owned()).collect()
+        read.filter(|id| !id.is_empty() && !id.contains(' ')).collect()
     }
 }

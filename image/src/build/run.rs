@@ -368,7 +368,7 @@ impl Build<'_> {
                     tags: self.options.tags.clone(),
                 });
                 let image = image.map_err(failed(place))?;
-                self.cache.insert(&key, &image.id);
+                self.cache.insert_whole(&key, &image.id);
                 image
             }
         };

@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use image::{ImageError, Images};
 use network::{NetworkError, Networks};
 
+mod changes;
 mod control;
 mod create;
 mod defaults;

@@ -5,7 +5,7 @@ mod images;
 use std::io;
 use std::path::PathBuf;
 
-use image::ImageError;
+use image::{BuildError, ImageError};
 use network::NetworkError;
 use runtime::{ErrorKind, Object, RuntimeError};
 use thiserror::Error;
@@ -23,6 +23,9 @@ pub(crate) enum ContainerError {
     /// Something about images.
     #[error(transparent)]
     Image(#[from] ImageError),
+    /// An image can't be built.
+    #[error(transparent)]
+    Build(#[from] Box<BuildError>),
     /// Something about networks.
     #[error(transparent)]
     Network(#[from] NetworkError),
@@ -108,6 +111,7 @@ impl ContainerError {
         Some(match self {
             Self::Runtime(error) => return runtime_hint(error),
             Self::Image(error) => return images::image_hint(error),
+            Self::Build(error) => return images::build_hint(error),
             Self::Network(error) => return images::network_hint(error),
             Self::TerminalOutput => "use the -o flag, or redirect".to_owned(),
             Self::NoLogin => "give -u NAME and --password-stdin".to_owned(),

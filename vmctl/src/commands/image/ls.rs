@@ -47,7 +47,7 @@ const WITH_DIGESTS: Columns = Columns {
 #[derive(Debug, Args)]
 #[command(disable_version_flag = true)]
 pub(crate) struct LsArgs {
-    /// Show all images: there are no intermediate ones here that would be hidden otherwise.
+    /// Show all images: those of builds' steps, too.
     #[arg(long, short)]
     all: bool,
 
@@ -91,6 +91,10 @@ pub(super) fn run(images: &Images, args: &LsArgs) -> Result<u8, CliError> {
         filters.add("reference", name);
     }
     let mut listed = images.list().map_err(ContainerError::from)?;
+    if !args.all {
+        let steps = images.build_steps();
+        listed.retain(|image| !image.tags.is_empty() || !steps.contains(&image.id));
+    }
     let wanted = Wanted::new(images, &filters)?;
     listed.retain(|image| wanted.fits(image));
     let lines: Vec<_> = listed.iter().flat_map(|image| lines(image, &filters)).collect();

@@ -3,8 +3,11 @@
 use std::error::Error;
 use std::io;
 
-use image::ImageError;
+use image::{BuildError, ImageError};
 use network::NetworkError;
+use runtime::RuntimeError;
+
+use crate::errors::CliError;
 
 /// Docker Hub, which `login` means unless it's told otherwise.
 const DEFAULT_REGISTRY: &str = "docker.io";
@@ -44,6 +47,25 @@ pub(super) fn image_hint(error: &ImageError) -> Option<String> {
         }
         _ => return None,
     })
+}
+
+/// What to do about a build that failed.
+pub(super) fn build_hint(error: &BuildError) -> Option<String> {
+    match error {
+        BuildError::Base { source, .. } => source.downcast_ref::<CliError>()?.hint(),
+        BuildError::Run { source, .. } => {
+            super::runtime_hint(source.downcast_ref::<RuntimeError>()?)
+        }
+        BuildError::Image { source, .. } => image_hint(source),
+        BuildError::NoSuchStage { .. } => {
+            Some("--target takes a name that follows AS, or a number counted from 0".to_owned())
+        }
+        BuildError::Command { .. } => Some(
+            "--target builds the stages before; vmctl run IMAGE sh tries a command in them"
+                .to_owned(),
+        ),
+        _ => None,
+    }
 }
 
 /// How one logs in there.
