@@ -77,7 +77,7 @@ fn run(arguments: &[String]) -> Outcome<i32> {
             }
         }
         "changes" => list_changes(socket, &client)?,
-        "layer" => copy(socket, &client, &Request::CopyLayer)?,
+        "layer" => copy(socket, &client, &Request::CopyLayer { freeze: true })?,
         "cp-out" => copy(socket, &client, &Request::CopyOut { path: first.into() })?,
         "cp-in" => {
             let (path, keep_owners, replace) = (first.into(), true, false);

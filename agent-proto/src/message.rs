@@ -90,7 +90,11 @@ pub enum Request {
     Changes,
     /// Packs what the container changed, as a layer of an image (whiteouts as `.wh.` files), on the
     /// transfer's stream. [`Response::Transfer`].
-    CopyLayer,
+    CopyLayer {
+        /// Whether the container's processes stand still meanwhile.
+        #[serde(default)]
+        freeze: bool,
+    },
     /// Waits for a transfer's end. [`Response::Done`], or why it failed. Forgets it.
     Finish {
         /// Which.

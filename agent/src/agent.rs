@@ -106,7 +106,9 @@ impl Agent {
             }
             Request::CopyOut { path } => self.prepare_transfer(Job::CopyOut { path }, connection),
             Request::Changes => self.prepare_transfer(Job::Changes, connection),
-            Request::CopyLayer => self.prepare_transfer(Job::CopyLayer, connection),
+            Request::CopyLayer { freeze } => {
+                self.prepare_transfer(Job::CopyLayer { freeze }, connection)
+            }
             Request::Notify { changes } => {
                 notify::show(&changes);
                 Ok(Response::Done)

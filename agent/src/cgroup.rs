@@ -3,12 +3,15 @@
 use std::fs;
 use std::io;
 use std::path::Path;
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use agent_proto::Limits;
 
 use crate::fault::{Context, ErrorKind, Result};
 use crate::paths::CGROUP;
+
+/// How long processes have to stand still: one that waits for a disk does when that has answered.
+const FREEZE_PATIENCE: Duration = Duration::from_secs(10);
 
 /// Lets cgroups below the root one have the controllers that we use.
 pub(crate) fn delegate() -> io::Result<()> {
@@ -52,6 +55,52 @@ pub(crate) fn join() -> Result<()> {
 /// Kills every process of the container at once.
 pub(crate) fn kill_all() -> io::Result<()> {
     fs::write(Path::new(CGROUP).join("cgroup.kill"), "1")
+}
+
+/// The container's processes stand still until this is dropped.
+#[derive(Debug)]
+pub(crate) struct Frozen(());
+
+/// Makes the container's processes stand still, and waits until they do.
+pub(crate) fn freeze() -> Result<Frozen> {
+    let frozen = Frozen(());
+    set_frozen(true)
+        .and_then(|()| wait_for("frozen", FREEZE_PATIENCE))
+        .internal("cannot make the container's processes stand still")?;
+    Ok(frozen)
+}
+
+impl Drop for Frozen {
+    fn drop(&mut self) {
+        // It fails when there's no container any more.
+        let _ = set_frozen(false);
+    }
+}
+
+fn set_frozen(is_frozen: bool) -> io::Result<()> {
+    fs::write(Path::new(CGROUP).join("cgroup.freeze"), if is_frozen { "1" } else { "0" })
+}
+
+/// Waits until a key of `cgroup.events` is 1.
+fn wait_for(key: &str, patience: Duration) -> io::Result<()> {
+    use rustix::event::{PollFd, PollFlags, Timespec, poll};
+    let deadline = Instant::now() + patience;
+    let file = fs::File::open(Path::new(CGROUP).join("cgroup.events"))?;
+    loop {
+        let mut text = String::new();
+        io::Read::read_to_string(&mut &file, &mut text)?;
+        io::Seek::rewind(&mut &file)?;
+        if value(&text, key) == Some(1) {
+            return Ok(());
+        }
+        let left = deadline.saturating_duration_since(Instant::now());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        // A signal or a change: look again.
+        let timeout = Timespec::try_from(left).ok();
+        let _ = poll(&mut [PollFd::new(&file, PollFlags::PRI)], timeout.as_ref());
+    }
 }
 
 /// Lists the container's processes, by their numbers outside of it.

@@ -9,11 +9,11 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use agent_proto::{Response, TransferId, answer_stream};
 
 use crate::changes::{self, Overlay};
-use crate::copy;
 use crate::fault::{AgentError, ErrorKind, Result, fault};
 use crate::paths::{IMAGE, UPPER_DATA};
 use crate::root::MountedRoot;
 use crate::server::Ticket;
+use crate::{cgroup, copy};
 
 /// The most transfers that are asked for and not finished.
 const MAX_TRANSFERS: usize = 64;
@@ -24,7 +24,7 @@ pub(crate) enum Job {
     CopyIn { path: String, keep_owners: bool, replace: bool },
     CopyOut { path: String },
     Changes,
-    CopyLayer,
+    CopyLayer { freeze: bool },
 }
 
 /// All transfers.
@@ -141,7 +141,10 @@ fn carry_out(job: &Job, root: &MountedRoot, connection: &File) -> Result<()> {
         }),
         Job::CopyOut { path } => copy::in_container(&root.dir, || copy::copy_out(path, writer())),
         Job::Changes => changes::list(overlay(), writer()),
-        Job::CopyLayer => changes::pack_layer(overlay(), writer()),
+        Job::CopyLayer { freeze } => {
+            let _frozen = freeze.then(cgroup::freeze).transpose()?;
+            changes::pack_layer(overlay(), writer())
+        }
     }
     .and_then(|()| {
         let mut connection = connection;

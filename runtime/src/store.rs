@@ -8,7 +8,7 @@ use std::fs;
 use std::io;
 use std::path::Path;
 
-use rustix::fs::{Dir, Mode, OFlags, openat};
+use rustix::fs::{Mode, OFlags, openat};
 
 use crate::error::{Object, RuntimeError, file};
 use crate::files::{self, LockFile};
@@ -54,16 +54,11 @@ impl Store {
     /// warning.
     pub(crate) fn states(&self) -> Result<Vec<State>, RuntimeError> {
         let path = self.paths.containers();
-        let read = || file("read", &path);
-        let dir = fs::File::open(&path).map_err(read())?;
-        let children = Dir::read_from(&dir).map_err(|errno| read()(errno.into()))?;
+        let dir = fs::File::open(&path).map_err(file("read", &path))?;
         let (mut states, mut buffer) = (Vec::new(), Vec::new());
-        for child in children {
-            let child = child.map_err(|errno| read()(errno.into()))?;
-            let name = child.file_name().to_str().unwrap_or_default();
-            if !is_id(name) {
-                continue;
-            }
+        for child in fs::read_dir(&path).map_err(file("read", &path))? {
+            let child = child.map_err(file("read", &path))?.file_name();
+            let Some(name) = child.to_str().filter(|name| is_id(name)) else { continue };
             // What's usual in as few calls as it takes: listing hundreds must feel like nothing.
             let state = read_at(&dir, &format!("{name}/state.json"), &mut buffer)
                 .ok()

@@ -88,7 +88,8 @@ impl Engine {
         let images = self.images()?;
         let base = images.find(&record.resolved.image_id).map_err(image_error)?.image;
         let config = commit_config(&record, base.config, options)?;
-        let transfer = Transfer::open(self, &record.id, &Request::CopyLayer)?;
+        let transfer =
+            Transfer::open(self, &record.id, &Request::CopyLayer { freeze: !options.no_pause })?;
         let mut layer = temporary_file(self)?;
         transfer.read_to(&mut layer, "keep the container's changes")?;
         layer.rewind().map_err(system("read the container's changes"))?;

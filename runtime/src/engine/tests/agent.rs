@@ -83,7 +83,7 @@ fn talk(
             Asked::CopyIn { .. } => number(1),
             Asked::CopyOut { .. } => number(2),
             Asked::Changes => number(3),
-            Asked::CopyLayer => number(4),
+            Asked::CopyLayer { .. } => number(4),
             Asked::Finish { transfer } => {
                 let failure = plan(shared).failure.clone();
                 match failure {
@@ -220,7 +220,7 @@ fn processes_and_use_are_the_agents_with_the_hosts_beside_them() {
 
 #[test]
 fn image_of_a_container_has_its_changes_and_its_configuration() {
-    let (host, supervisor, _agent) = running();
+    let (host, supervisor, agent) = running();
     let options = CommitOptions {
         reference: Some("kept:1".to_owned()),
         author: Some("Ada".to_owned()),
@@ -238,6 +238,7 @@ fn image_of_a_container_has_its_changes_and_its_configuration() {
     let step = image.config.history.last().unwrap();
     assert_eq!((step.author.as_deref(), step.comment.as_deref()), (Some("Ada"), Some("why")));
     assert_eq!(host.actions().last().unwrap(), "container commit");
+    assert!(agent.asked().contains(&Asked::CopyLayer { freeze: true }));
 
     for changes in [vec!["RUN true".to_owned()], vec!["NONSENSE".to_owned()]] {
         let options = CommitOptions { changes, ..CommitOptions::default() };
