@@ -104,8 +104,12 @@ impl Layout {
         self.keep(file, &path)
     }
 
-    /// Waits until no one removes files, and holds them off.
+    /// Waits until no one removes files, and holds them off. If nobody adds anything else just now,
+    /// temporary files are what somebody was killed over: they go.
     pub(crate) fn lock(&self) -> Result<StoreLock, ImageError> {
+        if let Some(alone) = self.try_lock_alone()? {
+            self.sweep(&alone, &|directory, _| directory != "tmp")?;
+        }
         let (file, path) = self.lock_file()?;
         flock(&file, FlockOperation::LockShared).map_err(at("lock", &path))?;
         Ok(StoreLock { _file: file })

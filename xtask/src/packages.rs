@@ -60,6 +60,7 @@ const TESTS: &[Package] = &[
     ("erofs-utils", "checks the file systems that we write"),
     ("nftables", "publishes containers' ports"),
     ("passt", "connects containers without root"),
+    ("podman", "reads and writes what we push, pull, save and load"),
     ("skopeo", "reads and writes what we push and pull"),
     ("kmod", "indexes the modules of Debian's cloud kernels"),
     ("xz-utils", "unpacks the modules of Debian's cloud kernels"),

@@ -177,6 +177,21 @@ fn files_of_who_is_adding_are_left_alone() {
 }
 
 #[test]
+fn what_the_killed_left_goes_unless_somebody_else_is_at_work() {
+    let store = Store::new();
+    let left = store.path("tmp/.tmpAbCdEf");
+    fs::write(&left, "half a layer").unwrap();
+    let first = store.layout.lock().unwrap();
+    assert!(!left.exists());
+    fs::write(&left, "half a layer").unwrap();
+    let second = store.layout.lock().unwrap();
+    assert!(left.exists());
+    drop((first, second));
+    store.make("app", &[]);
+    assert!(!left.exists());
+}
+
+#[test]
 fn tag_with_a_digest_is_refused() {
     let store = Store::new();
     let image = store.make("app", &[]);

@@ -4,4 +4,5 @@ mod bad_input;
 mod build;
 mod lecture;
 mod life;
+mod registry;
 mod support;
