@@ -74,11 +74,12 @@ pub(crate) fn run_group(args: &GroupArgs, level: LevelFilter) -> Result<u8, CliE
 
 /// Runs a command; returns the exit code.
 pub(crate) fn run(command: &ImageCommand, level: LevelFilter) -> Result<u8, CliError> {
-    let images = stores::images(&engine(level)?)?;
+    let engine = engine(level)?;
+    let images = stores::images(&engine)?;
     match command {
-        ImageCommand::Pull(args) => transfer::pull(&images, args),
-        ImageCommand::Push(args) => transfer::push(&images, args),
-        ImageCommand::Tag(args) => rm::tag(&images, args),
+        ImageCommand::Pull(args) => transfer::pull(&engine, &images, args),
+        ImageCommand::Push(args) => transfer::push(&engine, &images, args),
+        ImageCommand::Tag(args) => rm::tag(&engine, &images, args),
         ImageCommand::History(args) => history::run(&images, args),
         ImageCommand::Save(args) => archive::save(&images, args),
         ImageCommand::Load(args) => archive::load(&images, args),

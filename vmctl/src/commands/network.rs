@@ -7,7 +7,7 @@ use std::collections::BTreeSet;
 
 use clap::{Args, Subcommand};
 use log::LevelFilter;
-use network::{DEFAULT_NETWORK, Endpoint, Network, NetworkError, Networks};
+use network::{DEFAULT_NETWORK, Endpoint, Network, NetworkError};
 use runtime::Engine;
 use serde_json::{Map, Value, json};
 
@@ -93,9 +93,9 @@ struct PruneArgs {
 pub(crate) fn run(args: &NetworkArgs, level: LevelFilter) -> Result<u8, CliError> {
     let engine = engine(level)?;
     match &args.command {
-        NetworkCommand::Create(args) => create::run(&stores::networks(&engine)?, args),
+        NetworkCommand::Create(args) => create::run(&engine, args),
         NetworkCommand::Ls(args) => ls::run(&engine, args),
-        NetworkCommand::Rm(args) => rm(&stores::networks(&engine)?, args),
+        NetworkCommand::Rm(args) => rm(&engine, args),
         NetworkCommand::Inspect(args) => {
             show("network", &args.networks, args.format.as_deref(), |name| {
                 network_value(&engine, name)
@@ -105,12 +105,19 @@ pub(crate) fn run(args: &NetworkArgs, level: LevelFilter) -> Result<u8, CliError
     }
 }
 
-fn rm(networks: &Networks, args: &RmArgs) -> Result<u8, CliError> {
+/// Has `events` tell of a network.
+fn note(engine: &Engine, action: &str, network: &Network) {
+    let facts = [("name", network.name.clone()), ("type", "bridge".to_owned())];
+    engine.emit("network", action, &network.id, facts);
+}
+
+fn rm(engine: &Engine, args: &RmArgs) -> Result<u8, CliError> {
+    let networks = stores::networks(engine)?;
     for_each(&args.networks, |name| match networks.remove(name) {
         // With force it's as wanted.
         Err(NetworkError::Absent(_)) if args.force => Ok(()),
         removed => {
-            removed.map_err(ContainerError::from)?;
+            note(engine, "destroy", &removed.map_err(ContainerError::from)?);
             output::print(&format!("{name}\n"))
         }
     })
@@ -158,7 +165,10 @@ pub(crate) fn remove_unused(
             continue;
         }
         match networks.remove(&network.id) {
-            Ok(_) => removed.push(network.name),
+            Ok(network) => {
+                note(engine, "destroy", &network);
+                removed.push(network.name);
+            }
             // A container came, or another process was faster.
             Err(NetworkError::InUse { .. } | NetworkError::Absent(_)) => {}
             Err(error) => return Err(error.into()),

@@ -75,7 +75,9 @@ pub(crate) fn remove_unused(
             && filters.fits_labels(&labels(image))
     };
     let user = |id: &str| users.get(id).cloned();
-    Ok(stores::images(engine)?.prune(all, &is_wanted, &user)?)
+    let removal = stores::images(engine)?.prune(all, &is_wanted, &user)?;
+    super::rm::note(engine, &removal);
+    Ok(removal)
 }
 
 /// The moment of `until=`.

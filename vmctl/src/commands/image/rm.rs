@@ -48,10 +48,22 @@ pub(super) fn rm(engine: &Engine, args: &RmArgs) -> Result<u8, CliError> {
             // With force it's as wanted.
             Err(image::ImageError::NotFound { .. }) if args.force => Ok(()),
             removal => {
-                output::print(&removed_text(&removal.map_err(ContainerError::from)?, "U", "D"))
+                let removal = removal.map_err(ContainerError::from)?;
+                note(engine, &removal);
+                output::print(&removed_text(&removal, "U", "D"))
             }
         }
     })
+}
+
+/// Has `events` tell of what's gone.
+pub(super) fn note(engine: &Engine, removal: &Removal) {
+    for name in &removal.untagged {
+        engine.emit("image", "untag", name, [("name", name.clone())]);
+    }
+    for id in &removal.deleted {
+        engine.emit("image", "delete", id, [("name", id.clone())]);
+    }
 }
 
 /// What's gone, in Docker's words, which `prune` begins with small letters.
@@ -61,7 +73,9 @@ pub(super) fn removed_text(removal: &Removal, untagged: &str, deleted: &str) -> 
     untagged.chain(deleted).collect()
 }
 
-pub(super) fn tag(images: &Images, args: &TagArgs) -> Result<u8, CliError> {
-    images.tag(&args.source, &reference(&args.target)?).map_err(ContainerError::from)?;
+pub(super) fn tag(engine: &Engine, images: &Images, args: &TagArgs) -> Result<u8, CliError> {
+    let target = reference(&args.target)?;
+    images.tag(&args.source, &target).map_err(ContainerError::from)?;
+    engine.emit("image", "tag", &args.source, [("name", target.familiar())]);
     Ok(api::exit::STOPPED)
 }

@@ -57,7 +57,7 @@ pub(crate) struct PushArgs {
     image: String,
 }
 
-pub(super) fn pull(images: &Images, args: &PullArgs) -> Result<u8, CliError> {
+pub(super) fn pull(engine: &Engine, images: &Images, args: &PullArgs) -> Result<u8, CliError> {
     let reference = reference(&args.image)?;
     let options = PullOptions { platform: args.platform.clone(), insecure: args.insecure };
     if !args.quiet
@@ -66,7 +66,7 @@ pub(super) fn pull(images: &Images, args: &PullArgs) -> Result<u8, CliError> {
         Stream::Stdout.line(&format!("Using default tag: {tag}"));
     }
     let stream = (!args.quiet).then_some(Stream::Stdout);
-    fetch(images, &reference, &options, stream)?;
+    fetch(engine, images, &reference, &options, stream)?;
     output::print(&format!("{reference}\n"))?;
     Ok(api::exit::STOPPED)
 }
@@ -79,6 +79,18 @@ fn default_tag<'a>(given: &str, reference: &'a Reference) -> Option<&'a str> {
 
 /// Fetches an image and says so on `stream`.
 fn fetch(
+    engine: &Engine,
+    images: &Images,
+    reference: &Reference,
+    options: &PullOptions,
+    stream: Option<Stream>,
+) -> Result<Pulled, ContainerError> {
+    let pulled = fetch_shown(images, reference, options, stream)?;
+    engine.emit("image", "pull", &reference.familiar(), [("name", reference.familiar_name())]);
+    Ok(pulled)
+}
+
+fn fetch_shown(
     images: &Images,
     reference: &Reference,
     options: &PullOptions,
@@ -105,7 +117,7 @@ fn watched<T>(
     result
 }
 
-pub(super) fn push(images: &Images, args: &PushArgs) -> Result<u8, CliError> {
+pub(super) fn push(engine: &Engine, images: &Images, args: &PushArgs) -> Result<u8, CliError> {
     let reference = reference(&args.image)?;
     let names =
         if args.all_tags { tags_of(images, &args.image, &reference)? } else { vec![reference] };
@@ -125,15 +137,22 @@ pub(super) fn push(images: &Images, args: &PushArgs) -> Result<u8, CliError> {
     for name in names {
         if args.quiet {
             images.push(&name, &options, &Silent).map_err(ContainerError::from)?;
+            note_push(engine, &name);
             output::print(&format!("{name}\n"))?;
             continue;
         }
         let pushed = watched(stream, |progress| images.push(&name, &options, progress));
         let (digest, size) = pushed.map_err(ContainerError::from)?;
+        note_push(engine, &name);
         let tag = name.tag().unwrap_or_default();
         stream.line(&format!("{tag}: digest: {digest} size: {size}"));
     }
     Ok(api::exit::STOPPED)
+}
+
+/// Has `events` tell of an image that was sent.
+fn note_push(engine: &Engine, name: &Reference) {
+    engine.emit("image", "push", &name.familiar(), [("name", name.familiar_name())]);
 }
 
 /// All names in the repository that there are here.
@@ -186,7 +205,7 @@ pub(crate) fn provide(
         notice(&format!("Unable to find image '{}' locally", reference.familiar()));
     }
     let options = PullOptions { platform, insecure: false };
-    fetch(&images, &reference, &options, (!quiet).then_some(Stream::Stderr))?;
+    fetch(engine, &images, &reference, &options, (!quiet).then_some(Stream::Stderr))?;
     Ok(())
 }
 

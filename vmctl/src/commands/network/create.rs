@@ -4,10 +4,12 @@ use std::net::IpAddr;
 
 use clap::Args;
 use ipnet::IpNet;
-use network::{NetworkSpec, Networks};
+use network::NetworkSpec;
+use runtime::Engine;
 
 use super::DRIVER;
 use crate::commands::container::values::{env, names};
+use crate::commands::stores;
 use crate::errors::CliError;
 use crate::errors::containers::ContainerError;
 use crate::output;
@@ -44,7 +46,7 @@ pub(super) struct CreateArgs {
     name: String,
 }
 
-pub(super) fn run(networks: &Networks, args: &CreateArgs) -> Result<u8, CliError> {
+pub(super) fn run(engine: &Engine, args: &CreateArgs) -> Result<u8, CliError> {
     let spec = NetworkSpec {
         name: args.name.clone(),
         subnets: args.subnet.clone(),
@@ -52,7 +54,9 @@ pub(super) fn run(networks: &Networks, args: &CreateArgs) -> Result<u8, CliError
         internal: args.internal,
         labels: args.label.iter().cloned().collect(),
     };
+    let networks = stores::networks(engine)?;
     let network = networks.create(&spec).map_err(ContainerError::from)?;
+    super::note(engine, "create", &network);
     output::print(&format!("{}\n", network.id))?;
     Ok(api::exit::STOPPED)
 }
