@@ -62,12 +62,18 @@ impl Engine {
     }
 
     /// The images, opened when they're needed: most commands don't need them.
-    pub(crate) fn images(&self) -> Result<Images, RuntimeError> {
+    ///
+    /// # Errors
+    /// The store can't be opened.
+    pub fn images(&self) -> Result<Images, RuntimeError> {
         Images::open(self.paths.data()).map_err(image_error)
     }
 
     /// The networks, opened when they're needed.
-    pub(crate) fn networks(&self) -> Result<Networks, RuntimeError> {
+    ///
+    /// # Errors
+    /// Their directory can't be made.
+    pub fn networks(&self) -> Result<Networks, RuntimeError> {
         Networks::open(self.paths.data()).map_err(network_error)
     }
 

@@ -11,12 +11,12 @@ use crate::format::human;
 
 /// The images.
 pub(crate) fn images(engine: &Engine) -> Result<Images, ContainerError> {
-    Ok(Images::open(&engine.info()?.data_root)?)
+    Ok(engine.images()?)
 }
 
 /// The networks.
 pub(crate) fn networks(engine: &Engine) -> Result<Networks, ContainerError> {
-    Ok(Networks::open(&engine.info()?.data_root)?)
+    Ok(engine.networks()?)
 }
 
 /// All containers, those that don't run included.

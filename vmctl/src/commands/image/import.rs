@@ -5,7 +5,7 @@ use std::io::{self, BufRead, BufReader, Read, Seek};
 use std::path::PathBuf;
 
 use clap::Args;
-use image::{HistoryEntry, ImageConfig, Images, NewImage, Platform};
+use image::{HistoryEntry, ImageConfig, Images, NewImage, Platform, change_config};
 use serde_json::json;
 
 use super::reference;
@@ -19,6 +19,11 @@ use crate::output;
 #[derive(Debug, Args)]
 #[command(disable_version_flag = true)]
 pub(crate) struct ImportArgs {
+    /// Apply Dockerfile instruction to the created image: CMD, ENTRYPOINT, ENV, EXPOSE, HEALTHCHECK,
+    /// LABEL, USER, VOLUME, WORKDIR, STOPSIGNAL.
+    #[arg(long, short, value_name = "INSTRUCTION")]
+    change: Vec<String>,
+
     /// Set commit message for imported image.
     #[arg(long, short, value_name = "TEXT")]
     message: Option<String>,
@@ -45,8 +50,9 @@ pub(super) fn run(images: &Images, args: &ImportArgs) -> Result<u8, CliError> {
         ))
         .into());
     }
-    let layer = layer(args)?;
-    let image = NewImage { base: None, layers: vec![layer], config: config(args, &source), tags };
+    let config = change_config(config(args, &source), &args.change)
+        .map_err(|error| ContainerError::from(Box::new(error)))?;
+    let image = NewImage { base: None, layers: vec![layer(args)?], config, tags };
     let image = images.add(image).map_err(ContainerError::from)?;
     output::print(&format!("{}\n", image.id))?;
     Ok(api::exit::STOPPED)

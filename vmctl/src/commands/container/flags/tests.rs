@@ -99,7 +99,7 @@ fn flags_that_make_no_sense_are_named() {
         ("--expose x", "invalid range format for --expose: x"),
         ("--env-file /no/such/file", "--env-file /no/such/file: the file can't be read"),
         ("--stop-signal NOPE", "invalid signal: NOPE"),
-        ("--name -x", "a value is required"),
+        ("--name -x", "unexpected argument '-x'"),
         ("--name a/b", "invalid name (a/b)"),
     ] {
         let error = config(line).expect_err(line);

@@ -72,7 +72,7 @@ fn status_is_said_in_dockers_words() {
 fn table_is_dockers() {
     let rows = [row(&state(Status::Running), false, now())];
     let expected = "\
-        CONTAINER ID   IMAGE     COMMAND                  CREATED         STATUS              PORTS     NAMES\n\
+        CONTAINER ID   IMAGE     COMMAND                   CREATED         STATUS              PORTS     NAMES\n\
         0123456789ab   nginx     \"nginx -g daemon \\\"of…\"   2 minutes ago   Up About a minute             web\n";
     assert_eq!(COLUMNS.render(&rows, None).unwrap(), expected);
 }
