@@ -98,3 +98,34 @@ pub(crate) fn from_value<T: DeserializeOwned>(
 ) -> Result<T, RestoreError> {
     serde_json::from_value(state).map_err(|source| RestoreError::Format { device, source })
 }
+
+/// The states that devices wrote in each format of snapshots that is read. A format's file stays as
+/// it is once it's there.
+#[cfg(test)]
+pub(crate) mod kept {
+    use std::path::Path;
+
+    use serde::Serialize;
+    use serde::de::DeserializeOwned;
+    use serde_json::Value;
+
+    /// The formats, by what their files are called.
+    const FORMATS: [&str; 1] = ["v1"];
+
+    /// Demands that everything that a device of this `kind` once wrote is read as a `T`.
+    ///
+    /// # Panics
+    /// If it isn't, or if something isn't written again: then it wasn't taken over.
+    pub(crate) fn expect_read_whole<T: Serialize + DeserializeOwned>(kind: &str) {
+        let directory = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data");
+        for format in FORMATS {
+            let text =
+                std::fs::read_to_string(directory.join(format!("states-{format}.json"))).unwrap();
+            let mut states: Value = serde_json::from_str(&text).unwrap();
+            let kept = states[kind].take();
+            assert!(kept.is_object(), "{format} has no {kind}");
+            let read: T = serde_json::from_value(kept.clone()).unwrap();
+            assert_eq!(serde_json::to_value(read).unwrap(), kept, "{kind} of {format}");
+        }
+    }
+}

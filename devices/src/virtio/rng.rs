@@ -333,4 +333,9 @@ mod tests {
             rng.reset();
         }
     }
+
+    #[test]
+    fn state_of_each_past_format_is_read_whole() {
+        crate::state::kept::expect_read_whole::<super::RngState>("rng");
+    }
 }

@@ -536,3 +536,8 @@ fn run_goes_on_after_a_restore_under_its_number() {
     port.start_hinting(true);
     assert_eq!(port.hinting_status().host_command, 2);
 }
+
+#[test]
+fn state_of_each_past_format_is_read_whole() {
+    crate::state::kept::expect_read_whole::<super::port::BalloonState>("balloon");
+}

@@ -685,3 +685,8 @@ impl Drop for HeldEngine {
         self.state.engines.fetch_sub(1, Ordering::AcqRel);
     }
 }
+
+#[test]
+fn state_of_each_past_format_is_read_whole() {
+    crate::state::kept::expect_read_whole::<super::BlockState>("block");
+}

@@ -291,3 +291,8 @@ fn input_that_no_driver_has_taken_survives_a_restore_and_comes_first() {
     assert!(Console::new(Arc::clone(&new.port)).restore(state).is_err());
     assert!(!new.port.has_input());
 }
+
+#[test]
+fn state_of_each_past_format_is_read_whole() {
+    crate::state::kept::expect_read_whole::<super::port::ConsoleState>("console");
+}

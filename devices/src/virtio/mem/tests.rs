@@ -300,3 +300,8 @@ fn impossible_states_are_refused() {
     let mem = setup();
     Mem::new(Arc::clone(&mem.port)).restore(state("requested", (2 * MIB).into())).unwrap();
 }
+
+#[test]
+fn state_of_each_past_format_is_read_whole() {
+    crate::state::kept::expect_read_whole::<super::port::MemState>("memory");
+}

@@ -274,3 +274,8 @@ fn lost_host_side_takes_the_link_down_until_reset() {
     card.used(1, 1);
     assert_eq!(card.net.metrics().tx_dropped.get(), 1);
 }
+
+#[test]
+fn state_of_each_past_format_is_read_whole() {
+    crate::state::kept::expect_read_whole::<super::NetState>("net");
+}

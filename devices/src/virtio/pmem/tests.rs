@@ -188,3 +188,8 @@ fn device_works_after_a_reset_and_flushes_on_its_worker() {
     device.pause();
     assert_eq!(queue.used().len(), 1);
 }
+
+#[test]
+fn state_of_each_past_format_is_read_whole() {
+    crate::state::kept::expect_read_whole::<super::PmemState>("pmem");
+}

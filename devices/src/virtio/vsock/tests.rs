@@ -355,3 +355,8 @@ fn echo(guest: &mut Guest, mut program: &UnixStream, peer: &mut Peer) {
 fn pattern(len: usize) -> Vec<u8> {
     (0..len).map(|at| (at as u8) ^ ((at >> 8) as u8).wrapping_mul(7) ^ ((at >> 16) as u8)).collect()
 }
+
+#[test]
+fn state_of_each_past_format_is_read_whole() {
+    crate::state::kept::expect_read_whole::<super::VsockState>("vsock");
+}

@@ -108,6 +108,8 @@ fn parse_state(bytes: &[u8]) -> Result<MachineState, VmmError> {
 
 #[cfg(test)]
 mod tests {
+    use serde_json::Value;
+
     use super::*;
 
     #[test]
@@ -117,6 +119,65 @@ mod tests {
         check(&["state", "/state"]).unwrap();
         for same in [&["/a", "/a"][..], &["a", "./a"], &["/a", "/b", "/a/"], &["/a//b", "/a/b"]] {
             check(same).unwrap_err();
+        }
+    }
+
+    /// What `new` lacks of `old`, or has otherwise.
+    fn lost(at: &str, old: &Value, new: &Value) -> Vec<String> {
+        match (old, new) {
+            (Value::Object(old), Value::Object(new)) => old
+                .iter()
+                .flat_map(|(key, old)| {
+                    lost(&format!("{at}.{key}"), old, new.get(key).unwrap_or(&Value::Null))
+                })
+                .collect(),
+            (Value::Array(old), Value::Array(new)) if old.len() == new.len() => {
+                let pairs = old.iter().zip(new).enumerate();
+                pairs
+                    .flat_map(|(index, (old, new))| lost(&format!("{at}.{index}"), old, new))
+                    .collect()
+            }
+            _ if old == new => Vec::new(),
+            _ => vec![format!("{at}: {old} became {new}")],
+        }
+    }
+
+    /// `tests/data` keeps the state of a machine with every device in use, for each transport and
+    /// each format that is read: a key that's renamed, or read as something else, is found here.
+    #[test]
+    fn machines_of_every_past_format_are_read_whole() {
+        for format in snapshot::state::READABLE_VERSIONS {
+            for transport in ["pci", "mmio"] {
+                let name = format!("tests/data/state-v{format}-{transport}.json");
+                let kept =
+                    std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join(&name)).unwrap();
+                let state = parse_state(&kept).unwrap();
+                assert_eq!((state.vcpus.len(), state.devices.len()), (2, 8), "{name}");
+                let old: Value = serde_json::from_slice(&kept).unwrap();
+                let new = serde_json::to_value(&state).unwrap();
+                assert_eq!(lost("", &old, &new), Vec::<String>::new(), "{name}");
+            }
+        }
+    }
+
+    #[test]
+    fn state_that_lost_a_part_or_has_one_of_another_kind_is_refused() {
+        let kept = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/data/state-v1-pci.json");
+        let kept: Value = serde_json::from_slice(&std::fs::read(kept).unwrap()).unwrap();
+        let parts = ["config", "cpu", "vm", "vcpus", "legacy", "devices"];
+        for part in parts {
+            let mut without = kept.clone();
+            without.as_object_mut().unwrap().remove(part);
+            parse_state(without.to_string().as_bytes()).unwrap_err();
+            for other in [Value::Null, Value::from(1), Value::from("text"), Value::from(vec![1])] {
+                let mut with = kept.clone();
+                with[part] = other;
+                parse_state(with.to_string().as_bytes()).unwrap_err();
+            }
+        }
+        let text = kept.to_string();
+        for len in (0..text.len()).step_by(997) {
+            parse_state(&text.as_bytes()[..len]).unwrap_err();
         }
     }
 }
