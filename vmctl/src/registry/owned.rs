@@ -1,6 +1,7 @@
 //! Files that were made for VMs, such as the disks of clones: each goes with the last VM on whose
 //! record it is. A user's own images are on nobody's.
 
+use std::cmp::Reverse;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -21,13 +22,14 @@ impl Registry {
             return Err(RegistryError::Alive { name: entry.record.name.clone() });
         }
         // Somebody may have taken over some of it since the record was read.
-        let owned = VmRecord::load(&entry.dir).map(|record| record.owned).unwrap_or_default();
+        let mut owned = VmRecord::load(&entry.dir).map(|record| record.owned).unwrap_or_default();
         let (others, _) = self.scan()?;
         let is_shared = |path: &Path| {
             let has = |other: &Entry| other.record.owned.iter().any(|it| it == path);
             others.iter().any(|other| other.record.id != entry.record.id && has(other))
         };
-        // Directories come after what's in them.
+        // Directories come after what's in them: a clone's clones are in one within its own.
+        owned.sort_by_key(|path| Reverse(path.components().count()));
         for path in owned.iter().filter(|path| !is_shared(path)) {
             remove_owned(path).map_err(system("remove", path))?;
         }

@@ -224,6 +224,21 @@ fn shared_image_goes_with_the_last_clone_and_nothing_else_goes() {
 }
 
 #[test]
+fn directory_of_a_clones_clones_goes_before_the_one_that_it_is_in() {
+    let (dir, registry) = registry();
+    let outer = dir.path().join("outer");
+    let inner = outer.join("inner");
+    fs::create_dir_all(&inner).unwrap();
+    let (image, below) = (inner.join("image"), outer.join("below"));
+    fs::write(&below, "").unwrap();
+    let mut clone = enter_clone(&registry, "a", &image, &below);
+    assert_eq!(clone.record.owned, [&image, &below, &outer]);
+    clone.update(|record| record.owned.push(inner)).unwrap();
+    registry.remove(&clone).unwrap();
+    assert!(!outer.exists());
+}
+
+#[test]
 fn images_that_a_snapshot_needs_stay_when_their_vm_goes() {
     let (dir, registry) = registry();
     let (image, below) = (dir.path().join("image"), dir.path().join("below"));
