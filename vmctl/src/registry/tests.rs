@@ -232,7 +232,7 @@ fn directory_of_a_clones_clones_goes_before_the_one_that_it_is_in() {
     let (image, below) = (inner.join("image"), outer.join("below"));
     fs::write(&below, "").unwrap();
     let mut clone = enter_clone(&registry, "a", &image, &below);
-    assert_eq!(clone.record.owned, [&image, &below, &outer]);
+    assert_eq!(clone.record.owned, [image, below, outer.clone()]);
     clone.update(|record| record.owned.push(inner)).unwrap();
     registry.remove(&clone).unwrap();
     assert!(!outer.exists());
