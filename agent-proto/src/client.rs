@@ -129,6 +129,12 @@ impl Client {
         &self.hello
     }
 
+    /// Closes the connection: whoever waits for an answer learns that there'll be none.
+    pub fn close(&self) {
+        // A socket that's closed already is as good.
+        let _ = self.inner.socket.shutdown(Shutdown::Both);
+    }
+
     /// Sends a request and waits for its answer: for ever, if no `timeout` is given, but not longer
     /// than the connection holds.
     ///

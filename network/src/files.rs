@@ -81,11 +81,11 @@ pub fn resolv_conf(file: &ResolvConf<'_>, host: &str) -> String {
 
 /// The words of the last line that begins with one of the keywords: it's the one that counts.
 fn words<'a>(resolv_conf: &'a str, keywords: &[&str]) -> Vec<&'a str> {
-    let lines = resolv_conf.lines().filter_map(|line| {
+    let mut lines = resolv_conf.lines().filter_map(|line| {
         let mut words = line.split_ascii_whitespace();
         words.next().filter(|first| keywords.contains(first)).map(|_| words.collect())
     });
-    lines.last().unwrap_or_default()
+    lines.next_back().unwrap_or_default()
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 
 #![expect(dead_code, unused_imports, reason = "until the engine and the supervisor use them all")]
 
+mod agent;
 mod assets;
 mod check;
 mod config;
@@ -20,6 +21,7 @@ mod resolve;
 mod session;
 mod signals;
 mod store;
+mod supervisor;
 mod usage;
 mod vmm;
 mod volumes;
@@ -58,6 +60,5 @@ pub(crate) const EXIT_LOST: i32 = 137;
 /// # Errors
 /// The container couldn't be started; whoever started the process has been told, too.
 pub fn supervise(options: EngineOptions, id: &str) -> Result<i32, RuntimeError> {
-    let _ = (options, id);
-    Err(RuntimeError::invalid("not built yet"))
+    supervisor::run(options, id)
 }

@@ -112,6 +112,12 @@ impl VmmProcess {
 }
 
 impl VmmKiller {
+    /// What ends another child, in place of a VMM.
+    #[cfg(test)]
+    pub(crate) fn of(child: &Child) -> Self {
+        Self { pidfd: pidfd_open(Pid::from_child(child), PidfdFlags::empty()).unwrap() }
+    }
+
     /// Ends the process at once. One that has ended is no failure.
     pub(crate) fn kill(&self) {
         if let Err(errno) = pidfd_send_signal(&self.pidfd, Signal::KILL) {

@@ -6,6 +6,9 @@
 //! frame                  u8 type, u32 little-endian length, so many bytes
 //! ```
 //!
+//! Who starts a supervisor has a connection to it from the beginning: its standard input. It
+//! carries the same, with [`Request::Start`].
+//!
 //! Only this user's processes can connect. Both sides refuse a frame longer than
 //! [`MAX_FRAME_BYTES`]. Whoever stops reading is not sent more: what they are attached to has to
 //! wait, or they are dropped (see the supervisor's `attach`).
@@ -43,11 +46,15 @@ pub(crate) enum FrameType {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub(crate) enum Request {
+    /// The first word of who started the supervisor, on the connection that it was started with.
+    /// Answered once the container's process runs; who is attached misses nothing of its output.
+    Start(Option<Attach>),
     /// An attached client's first word.
     Attach(Attach),
     /// Nothing: the connection lasts as long as the supervisor.
     Watch,
-    /// The exit code, once the process has ended and won't be started again.
+    /// The exit code, once the process has ended and won't be started again, and nothing is left of
+    /// its VM.
     Wait,
     /// An end in order; answered once it's there.
     Stop {

@@ -10,8 +10,8 @@ use std::time::SystemTime;
 use agent_proto::{ChangeReader, Client, Request, Stream};
 use image::{HistoryEntry, ImageConfig, NewImage, Reference};
 
-use super::observe::{AGENT_TIMEOUT, agent_error};
 use super::{Engine, image_error};
+use crate::agent::{AGENT_TIMEOUT, agent_error};
 use crate::error::{RuntimeError, file, system};
 use crate::options::{Change, ChangeKind, CommitOptions};
 use crate::record::ContainerRecord;

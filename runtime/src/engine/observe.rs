@@ -2,16 +2,14 @@
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use agent_proto::{Client, ProcessInfo, ProtocolError};
+use agent_proto::{Client, ProcessInfo};
 
 use super::Engine;
-use crate::error::{ErrorKind, Object, RuntimeError};
+use crate::agent::{AGENT_TIMEOUT, agent_error};
+use crate::error::RuntimeError;
 use crate::options::{Processes, Stats};
 use crate::record::{ContainerRecord, State, Status};
 use crate::usage::ProcessUsage;
-
-/// How long an agent has to take a connection.
-pub(crate) const AGENT_TIMEOUT: Duration = Duration::from_secs(20);
 
 impl Engine {
     /// The processes of a container: the columns of `ps -ef`.
@@ -81,29 +79,6 @@ pub(crate) fn must_run(state: &State) -> Result<(), RuntimeError> {
         ))),
         _ => Err(RuntimeError::conflict(format!("container {name} is not running"))),
     }
-}
-
-/// What an agent's failure is here.
-pub(crate) fn agent_error(error: ProtocolError) -> RuntimeError {
-    use agent_proto::ErrorKind as Agent;
-    let ProtocolError::Agent(error) = error else {
-        return RuntimeError::Protocol {
-            who: "the container's agent",
-            source: std::io::Error::other(error),
-        };
-    };
-    let kind = match error.kind {
-        Agent::NoSuchPath => {
-            return RuntimeError::NotFound { what: Object::Path, reference: error.message };
-        }
-        Agent::NotFound => ErrorKind::CommandNotFound,
-        Agent::NotExecutable => ErrorKind::CommandNotExecutable,
-        Agent::NoSuchUser | Agent::Invalid | Agent::Unsupported => ErrorKind::Invalid,
-        Agent::NoSuchProcess | Agent::Busy => ErrorKind::Conflict,
-        Agent::Network => ErrorKind::Network,
-        Agent::Mount | Agent::Internal => ErrorKind::Guest,
-    };
-    RuntimeError::failed(kind, error.message)
 }
 
 fn add_guest(stats: &mut Stats, guest: &agent_proto::Stats) {
