@@ -102,8 +102,13 @@ impl Db {
 }
 
 /// Why the database can't be used.
-fn store_error(path: &Path, source: rusqlite::Error) -> ImageError {
-    ImageError::Store { path: path.to_owned(), source: source.into() }
+fn store_error(path: &Path, error: rusqlite::Error) -> ImageError {
+    if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull) {
+        let source = rustix::io::Errno::NOSPC.into();
+        return ImageError::File { what: "write", path: path.to_owned(), source };
+    }
+    // Its own source says the same again.
+    ImageError::Store { path: path.to_owned(), source: error.to_string().into() }
 }
 
 fn connect(path: &Path, layout: &Layout) -> rusqlite::Result<Result<Connection, ImageError>> {

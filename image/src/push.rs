@@ -92,6 +92,13 @@ impl Push<'_> {
         self.session.error(failure, &self.reference.familiar())
     }
 
+    /// Tells of a layer; the configuration isn't one.
+    fn tell(&self, manifest: &Manifest, blob: &Descriptor, state: &'static str) {
+        if manifest.config.digest != blob.digest {
+            self.progress.layer(short(&blob.digest), state);
+        }
+    }
+
     /// Sends all blobs, several at once.
     fn blobs(&self, manifest: &Manifest) -> Result<(), ImageError> {
         let mut blobs: Vec<&Descriptor> = Vec::new();
@@ -103,7 +110,7 @@ impl Push<'_> {
         let (next, failure) = (AtomicUsize::new(0), Mutex::new(None));
         let work = || {
             while let Some(blob) = blobs.get(next.fetch_add(1, Ordering::Relaxed)) {
-                if let Err(error) = self.blob(blob) {
+                if let Err(error) = self.blob(manifest, blob) {
                     let mut failure = failure.lock().unwrap_or_else(PoisonError::into_inner);
                     failure.get_or_insert(error);
                     next.store(blobs.len(), Ordering::Relaxed);
@@ -121,15 +128,15 @@ impl Push<'_> {
         }
     }
 
-    fn blob(&self, blob: &Descriptor) -> Result<(), ImageError> {
+    fn blob(&self, manifest: &Manifest, blob: &Descriptor) -> Result<(), ImageError> {
         let id = short(&blob.digest);
         let note = |text: &str| self.progress.note(text);
         let is_there = self.session.retry(&note, || self.is_there(blob));
         if is_there.map_err(|failure| self.error(failure))? {
-            self.progress.layer(id, "Layer already exists");
+            self.tell(manifest, blob, "Layer already exists");
             return Ok(());
         }
-        self.progress.layer(id, "Pushing");
+        self.tell(manifest, blob, "Pushing");
         let path = self.images.layout.blob(&blob.digest);
         let is_whole = fs::metadata(&path).is_ok_and(|it| it.len() == blob.size);
         if !is_whole {
@@ -138,12 +145,18 @@ impl Push<'_> {
                 problem: "it's gone or was changed: pull or build the image again".to_owned(),
             });
         }
-        let sent = self.session.retry(&note, || self.send(blob));
+        let is_layer = blob.digest != manifest.config.digest;
+        let report = |sent: u64| {
+            if is_layer {
+                self.progress.bytes(id, sent, blob.size);
+            }
+        };
+        let sent = self.session.retry(&note, || self.send(blob, &report));
         let state = match sent.map_err(|failure| self.error(failure))? {
             true => "Pushed",
             false => "Mounted",
         };
-        self.progress.layer(id, state);
+        self.tell(manifest, blob, state);
         Ok(())
     }
 
@@ -157,7 +170,7 @@ impl Push<'_> {
     }
 
     /// Sends a blob, or has the registry take it from another repository: then returns false.
-    fn send(&self, blob: &Descriptor) -> Result<bool, Failure> {
+    fn send(&self, blob: &Descriptor, report: &dyn Fn(u64)) -> Result<bool, Failure> {
         let registry = self.reference.registry();
         let known = Db::open(&self.images.layout)
             .and_then(|mut db| db.read(|db| db::repositories_with(db, registry, &blob.digest)))
@@ -187,9 +200,7 @@ impl Push<'_> {
         drop(response);
         let place = with_query(&location, &format!("digest={}", blob.digest));
         let path = self.images.layout.blob(&blob.digest);
-        let id = short(&blob.digest);
-        let report = |sent: u64| self.progress.bytes(id, sent, blob.size);
-        let payload = Payload::File(&path, blob.size, &report);
+        let payload = Payload::File(&path, blob.size, report);
         self.session.send(&Method::PUT, &place, &scope, &[], &payload)?;
         Ok(true)
     }

@@ -7,8 +7,9 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, ensure};
-use integration_tests::containers::{Host, finish};
+use integration_tests::containers::{Host, Registry, finish};
 use serde_json::Value;
+use tempfile::TempDir;
 
 use super::support::host;
 
@@ -43,12 +44,49 @@ fn make(host: &Host, name: &str) -> Result<()> {
     Ok(())
 }
 
+/// Another store, which has nothing of what was built.
+struct Store<'a> {
+    host: &'a Host,
+    data: TempDir,
+}
+
+impl<'a> Store<'a> {
+    fn new(host: &'a Host) -> Result<Self> {
+        Ok(Self { host, data: tempfile::tempdir()? })
+    }
+
+    fn command(&self, line: &str) -> Command {
+        let mut command = self.host.command(line.split_whitespace());
+        command.env("VMCTL_DATA_DIR", self.data.path());
+        command
+    }
+
+    /// Runs `vmctl`, which must succeed; returns its standard output.
+    fn ok(&self, line: &str) -> Result<String> {
+        let said = finish(&mut self.command(line), b"")?;
+        ensure!(said.code == 0, "vmctl {line}: {said:#?}");
+        Ok(said.out)
+    }
+
+    /// What `vmctl image inspect` says of an image.
+    fn inspect(&self, name: &str) -> Result<Value> {
+        let mut said: Value = serde_json::from_str(&self.ok(&format!("image inspect {name}"))?)?;
+        Ok(said[0].take())
+    }
+}
+
 /// An image's identifier, without `sha256:`.
-fn id(host: &Host, name: &str) -> Result<String> {
-    let said = host.ok(&format!("image inspect {name}"))?;
-    let value: Value = serde_json::from_str(&said)?;
-    let id = value[0]["Id"].as_str().context("an image without Id")?;
+fn id(value: &Value) -> Result<String> {
+    let id = value["Id"].as_str().context("an image without Id")?;
     Ok(id.trim_start_matches("sha256:").to_owned())
+}
+
+/// Makes an image, and pushes it to the host's registry; returns its identifier.
+fn push(host: &Host, name: &str) -> Result<String> {
+    make(host, name)?;
+    host.ok(&format!("push {name}"))?;
+    let said: Value = serde_json::from_str(&host.ok(&format!("image inspect {name}"))?)?;
+    id(&said[0])
 }
 
 fn path(path: &Path) -> String {
@@ -59,21 +97,19 @@ fn path(path: &Path) -> String {
 fn skopeo_and_podman_read_what_was_pushed() -> Result<()> {
     let host = host()?;
     let name = format!("{}/pushed/app:1", host.registry.address);
-    make(&host, &name)?;
-    host.ok(&format!("push {name}"))?;
+    let wanted = push(&host, &name)?;
 
     let said = client("skopeo", ["inspect", "--tls-verify=false", &format!("docker://{name}")])?;
     let found: Value = serde_json::from_str(&said)?;
     ensure!(found["Layers"].as_array().is_some_and(|it| it.len() == 2), "{found}");
     let digest = found["Digest"].as_str().context("no digest")?;
-    let by_digest = format!("{}/pushed/app@{digest}", host.registry.address);
-    ensure!(id(&host, &by_digest)? == id(&host, &name)?, "{by_digest} is another image");
+    host.ok(&format!("image inspect {}/pushed/app@{digest}", host.registry.address))?;
     // A copy reads and checks every byte.
     let copy = format!("dir:{}", path(&host.path("copy")));
     client("skopeo", ["copy", "--src-tls-verify=false", &format!("docker://{name}"), &copy])?;
 
     podman(&host, ["pull", "--quiet", "--tls-verify=false", &name])?;
-    ensure!(podman(&host, ["images", "--quiet", "--no-trunc"])?.contains(&id(&host, &name)?));
+    ensure!(podman(&host, ["images", "--quiet", "--no-trunc"])?.contains(&wanted));
     let mounted = podman(&host, ["image", "mount", &name])?;
     let root = Path::new(mounted.trim());
     ensure!(fs::read_to_string(root.join("sub/two"))? == "the second layer's file\n");
@@ -87,37 +123,55 @@ fn what_skopeo_and_podman_wrote_is_pulled() -> Result<()> {
     let host = host()?;
     let at = host.registry.address;
     let name = format!("{at}/written/app:1");
-    make(&host, &name)?;
-    host.ok(&format!("push {name}"))?;
-    let wanted = id(&host, &name)?;
-    for (tag, options) in [
-        ("oci", ["--format", "oci"]),
-        ("v2s2", ["--format", "v2s2"]),
-        ("zstd", ["--dest-compress-format", "zstd"]),
-    ] {
-        let [option, value] = options;
-        let (from, to) = (format!("docker://{name}"), format!("docker://{at}/written/by:{tag}"));
+    let wanted = push(&host, &name)?;
+    for format in ["oci", "v2s2"] {
+        let (from, to) = (format!("docker://{name}"), format!("docker://{at}/written/{format}:1"));
         let insecure = ["--src-tls-verify=false", "--dest-tls-verify=false"];
-        client("skopeo", ["copy", option, value, insecure[0], insecure[1], &from, &to])?;
-        host.ok(&format!("rmi --force {wanted}"))?;
-        host.ok(&format!("pull -q {at}/written/by:{tag}"))?;
-        // Converted, the configuration is another one, but the layers are the same.
-        let layers = |name: &str| -> Result<Value> {
-            let value: Value = serde_json::from_str(&host.ok(&format!("image inspect {name}"))?)?;
-            Ok(value[0]["RootFS"]["Layers"].clone())
-        };
-        let found = layers(&format!("{at}/written/by:{tag}"))?;
-        host.ok(&format!("pull -q {name}"))?;
-        ensure!(found == layers(&name)?, "{tag}: {found}");
-        ensure!(found.as_array().is_some_and(|it| it.len() == 2), "{tag}: {found}");
-        host.ok(&format!("rmi {at}/written/by:{tag}"))?;
+        client("skopeo", ["copy", "--format", format, insecure[0], insecure[1], &from, &to])?;
+        let store = Store::new(&host)?;
+        store.ok(&format!("pull -q {at}/written/{format}:1"))?;
+        ensure!(id(&store.inspect(&format!("{at}/written/{format}:1"))?)? == wanted, "{format}");
     }
     podman(&host, ["pull", "--quiet", "--tls-verify=false", &name])?;
     let podmans = format!("{at}/written/podman:1");
     podman(&host, ["push", "--quiet", "--tls-verify=false", &name, &podmans])?;
-    host.ok(&format!("rmi {name}"))?;
-    host.ok(&format!("pull -q {podmans}"))?;
-    ensure!(id(&host, &podmans)? == wanted, "podman's push is another image");
+    let store = Store::new(&host)?;
+    store.ok(&format!("pull -q {podmans}"))?;
+    ensure!(id(&store.inspect(&podmans)?)? == wanted, "podman's push is another image");
+    Ok(())
+}
+
+#[test]
+fn layers_that_skopeo_compressed_by_zstd_are_pulled() -> Result<()> {
+    let host = host()?;
+    let name = format!("{}/zstd/app:1", host.registry.address);
+    let wanted = push(&host, &name)?;
+    let plain = format!("dir:{}", path(&host.path("plain")));
+    let from = format!("docker://{name}");
+    client("skopeo", ["copy", "--src-tls-verify=false", "--dest-decompress", &from, &plain])?;
+    // To another registry: skopeo has the first one use its blobs again, by gzip.
+    let other = Registry::private("user", "pass")?;
+    let to = format!("docker://{}/zstd:1", other.address);
+    let mut copy = Command::new("skopeo");
+    copy.args([
+        "copy",
+        "--format",
+        "oci",
+        "--dest-compress-format",
+        "zstd",
+        "--dest-tls-verify=false",
+    ]);
+    let said = finish(copy.args(["--dest-creds", "user:pass", &plain, &to]), b"")?;
+    ensure!(said.code == 0, "{said:#?}");
+    let raw = ["inspect", "--raw", "--tls-verify=false", "--creds", "user:pass", &to];
+    ensure!(client("skopeo", raw)?.contains("tar+zstd"), "skopeo didn't compress by zstd");
+
+    let store = Store::new(&host)?;
+    let mut login = store.command(&format!("login -u user --password-stdin {}", other.address));
+    ensure!(finish(&mut login, b"pass")?.code == 0);
+    let name = format!("{}/zstd:1", other.address);
+    store.ok(&format!("pull -q {name}"))?;
+    ensure!(id(&store.inspect(&name)?)? == wanted);
     Ok(())
 }
 
@@ -125,7 +179,8 @@ fn what_skopeo_and_podman_wrote_is_pulled() -> Result<()> {
 fn archives_go_from_client_to_client() -> Result<()> {
     let host = host()?;
     make(&host, "archived:1")?;
-    let wanted = id(&host, "archived:1")?;
+    let said: Value = serde_json::from_str(&host.ok("image inspect archived:1")?)?;
+    let wanted = id(&said[0])?;
     let saved = path(&host.path("saved.tar"));
     host.ok(&format!("save -o {saved} archived:1"))?;
     // It's Docker's and an OCI layout at once.
@@ -139,10 +194,10 @@ fn archives_go_from_client_to_client() -> Result<()> {
     for format in ["docker-archive", "oci-archive"] {
         let archive = path(&host.path(&format!("podmans-{format}.tar")));
         podman(&host, ["save", "--quiet", "--format", format, "--output", &archive, "archived:1"])?;
-        host.ok(&format!("rmi --force {wanted}"))?;
-        let said = host.ok(&format!("load -i {archive}"))?;
-        ensure!(said.contains("Loaded image"), "{said}");
-        host.ok(&format!("image inspect {wanted}"))?;
+        let store = Store::new(&host)?;
+        let said = store.ok(&format!("load -i {archive}"))?;
+        ensure!(said == "Loaded image: archived:1\n", "{said}");
+        ensure!(id(&store.inspect("archived:1")?)? == wanted, "{format}");
     }
     Ok(())
 }
@@ -151,22 +206,20 @@ fn archives_go_from_client_to_client() -> Result<()> {
 fn killed_pull_leaves_a_store_that_the_next_pull_completes() -> Result<()> {
     let host = host()?;
     let name = format!("{}/killed/app:1", host.registry.address);
-    make(&host, &name)?;
-    host.ok(&format!("push {name}"))?;
-    let wanted = id(&host, &name)?;
-    for _ in 0..4 {
-        host.ok(&format!("rmi --force {wanted}"))?;
-        let mut pull = host.command(["pull", &name]);
+    let wanted = push(&host, &name)?;
+    // After as many lines as it says until then.
+    for lines in 0..5 {
+        let store = Store::new(&host)?;
+        let mut pull = store.command(&format!("pull {name}"));
         let mut child = pull.stdout(Stdio::piped()).stderr(Stdio::null()).spawn()?;
-        let out = child.stdout.take().context("standard output is piped")?;
-        // Wherever it is then.
-        let mut line = String::new();
-        BufReader::new(out).read_line(&mut line)?;
+        let out = BufReader::new(child.stdout.take().context("standard output is piped")?);
+        out.lines().take(lines).try_for_each(|line| line.map(drop))?;
         child.kill()?;
         child.wait()?;
-        host.ok(&format!("pull -q {name}"))?;
-        ensure!(id(&host, &name)? == wanted);
-        host.ok(&format!("save -o {} {name}", host.path("whole.tar").display()))?;
+        store.ok(&format!("pull -q {name}"))?;
+        ensure!(id(&store.inspect(&name)?)? == wanted);
+        // Every byte of it is there.
+        store.ok(&format!("save -o {} {name}", host.path("whole.tar").display()))?;
     }
     Ok(())
 }
@@ -175,16 +228,14 @@ fn killed_pull_leaves_a_store_that_the_next_pull_completes() -> Result<()> {
 fn several_that_pull_the_same_all_have_it() -> Result<()> {
     let host = host()?;
     let name = format!("{}/several/app:1", host.registry.address);
-    make(&host, &name)?;
-    host.ok(&format!("push {name}"))?;
-    let wanted = id(&host, &name)?;
-    host.ok(&format!("rmi --force {wanted}"))?;
-    let start = || host.command(["pull", "-q", &name]).stdout(Stdio::null()).spawn();
+    let wanted = push(&host, &name)?;
+    let store = Store::new(&host)?;
+    let start = || store.command(&format!("pull -q {name}")).stdout(Stdio::null()).spawn();
     let pulls = (0..4).map(|_| start()).collect::<Result<Vec<_>, _>>()?;
     for mut pull in pulls {
         ensure!(pull.wait()?.success());
     }
-    ensure!(id(&host, &name)? == wanted);
+    ensure!(id(&store.inspect(&name)?)? == wanted);
     Ok(())
 }
 
@@ -192,26 +243,21 @@ fn several_that_pull_the_same_all_have_it() -> Result<()> {
 fn full_disk_is_an_error_and_leaves_a_store_that_works() -> Result<()> {
     let host = host()?;
     let name = format!("{}/full/app:1", host.registry.address);
-    make(&host, &name)?;
-    host.ok(&format!("push {name}"))?;
-    let small = path(&host.path("small"));
-    fs::create_dir_all(&small)?;
+    push(&host, &name)?;
+    let store = Store::new(&host)?;
+    let small = path(store.data.path());
     // Enough for the database, not for the layers.
     client("mount", ["-t", "tmpfs", "-o", "size=300k", "tmpfs", &small])?;
-    let pulled = pull_into(&host, &small, &name);
+    let pulled = pull_into(&store, &small, &name);
     client("umount", [&small])?;
     pulled
 }
 
-fn pull_into(host: &Host, small: &str, name: &str) -> Result<()> {
-    let vmctl =
-        |arguments: &[&str]| finish(host.command(arguments).env("VMCTL_DATA_DIR", small), b"");
-    let said = vmctl(&["pull", "-q", name])?;
-    ensure!(said.code == 1, "{said:#?}");
-    ensure!(said.err.contains("No space left") || said.err.contains("full"), "{said:#?}");
-    ensure!(vmctl(&["images", "-q"])?.out.is_empty());
+fn pull_into(store: &Store<'_>, small: &str, name: &str) -> Result<()> {
+    let said = finish(&mut store.command(&format!("pull -q {name}")), b"")?;
+    ensure!(said.code == 1 && said.err.contains("No space left"), "{said:#?}");
+    ensure!(store.ok("images -q")?.is_empty());
     client("mount", ["-o", "remount,size=50m", small])?;
-    let said = vmctl(&["pull", "-q", name])?;
-    ensure!(said.code == 0, "{said:#?}");
+    store.ok(&format!("pull -q {name}"))?;
     Ok(())
 }
