@@ -101,9 +101,21 @@ impl Db {
     }
 }
 
+/// Whether a file's disk is full, but for less than SQLite asks for at once.
+fn has_no_room(path: &Path) -> bool {
+    const LEAST: u64 = 64 << 10;
+    rustix::fs::statvfs(path).is_ok_and(|it| it.f_bavail.saturating_mul(it.f_frsize) < LEAST)
+}
+
 /// Why the database can't be used.
 fn store_error(path: &Path, error: rusqlite::Error) -> ImageError {
-    if error.sqlite_error_code() == Some(rusqlite::ErrorCode::DiskFull) {
+    let is_full = match error.sqlite_error_code() {
+        Some(rusqlite::ErrorCode::DiskFull) => true,
+        // What it says if there's no room for the memory that its processes share.
+        Some(rusqlite::ErrorCode::SystemIoFailure) => has_no_room(path),
+        _ => false,
+    };
+    if is_full {
         let source = rustix::io::Errno::NOSPC.into();
         return ImageError::File { what: "write", path: path.to_owned(), source };
     }

@@ -38,7 +38,7 @@ fn make(host: &Host, name: &str) -> Result<()> {
         context.join("Dockerfile"),
         "FROM scratch\nADD one /\nADD two /sub/\nCMD [\"/one\"]\n",
     )?;
-    fs::write(context.join("one"), "the first layer's file\n".repeat(10_000))?;
+    fs::write(context.join("one"), "the first layer's file\n".repeat(40_000))?;
     fs::write(context.join("two"), "the second layer's file\n")?;
     host.ok(&format!("build -q -t {name} {}", context.display()))?;
     Ok(())
@@ -244,20 +244,23 @@ fn full_disk_is_an_error_and_leaves_a_store_that_works() -> Result<()> {
     let host = host()?;
     let name = format!("{}/full/app:1", host.registry.address);
     push(&host, &name)?;
-    let store = Store::new(&host)?;
-    let small = path(store.data.path());
-    // Enough for the database, not for the layers.
-    client("mount", ["-t", "tmpfs", "-o", "size=300k", "tmpfs", &small])?;
-    let pulled = pull_into(&store, &small, &name);
-    client("umount", [&small])?;
-    pulled
+    // It's full before there's a database, while it's made, or at a layer.
+    for size in ["20k", "100k", "200k", "300k", "400k", "600k"] {
+        let store = Store::new(&host)?;
+        let small = path(store.data.path());
+        client("mount", ["-t", "tmpfs", "-o", &format!("size={size}"), "tmpfs", &small])?;
+        let pulled = pull_into(&store, &small, &name);
+        client("umount", [&small])?;
+        pulled.with_context(|| format!("a disk of {size}"))?;
+    }
+    Ok(())
 }
 
 fn pull_into(store: &Store<'_>, small: &str, name: &str) -> Result<()> {
     let said = finish(&mut store.command(&format!("pull -q {name}")), b"")?;
     ensure!(said.code == 1 && said.err.contains("No space left"), "{said:#?}");
-    ensure!(store.ok("images -q")?.is_empty());
     client("mount", ["-o", "remount,size=50m", small])?;
+    ensure!(store.ok("images -q")?.is_empty());
     store.ok(&format!("pull -q {name}"))?;
     Ok(())
 }
