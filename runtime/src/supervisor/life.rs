@@ -18,7 +18,7 @@ use super::notify::ChangeWatch;
 use super::place::Place;
 use super::shared::{Phase, Running, Shared};
 use super::starter::Starter;
-use super::{dns, guest, health, machine, upper};
+use super::{changes, dns, guest, health, machine, upper};
 use crate::agent::{AGENT_TIMEOUT, agent_error};
 use crate::config::LogDriver;
 use crate::error::{file, system};
@@ -112,6 +112,7 @@ pub(super) fn live(
     let ended = Ended { ran: began.elapsed(), ..ended };
     shared.enter(Phase::Between);
     drop(changes);
+    vm.keep_changes(shared, &running, &ended);
     vm.end(shared, &running);
     Ok((ended, Arc::clone(&running.hub)))
 }
@@ -350,6 +351,18 @@ impl Vm {
         }
     }
 
+    /// Keeps what the process has changed, if that's asked for. Whoever asked finds it missing
+    /// otherwise, and the reason in the log.
+    fn keep_changes(&self, shared: &Shared, running: &Running, ended: &Ended) {
+        let is_wanted = shared.record.config.keep_changes && ended.exit_code == 0;
+        if is_wanted
+            && !self.is_over
+            && let Err(error) = changes::keep(shared, &running.client)
+        {
+            log::error!("what the container changed can't be kept: {error}");
+        }
+    }
+
     /// Ends the VM. What the guest has written is on its disk and in its shares then, unless all of
     /// that is thrown away.
     fn end(&mut self, shared: &Shared, running: &Running) {
@@ -358,7 +371,8 @@ impl Vm {
             running.hub.wait_drained(DRAIN_PATIENCE);
         }
         let has_shares = guest::shares(&shared.record.mounts).next().is_some();
-        let matters = has_shares || !shared.record.config.auto_remove;
+        let config = &shared.record.config;
+        let matters = has_shares || !(config.auto_remove || config.keep_changes);
         if matters && !self.is_over {
             match running.client.shutdown(Duration::ZERO) {
                 Ok(()) => {}

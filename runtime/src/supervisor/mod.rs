@@ -12,6 +12,7 @@
 //! (`dns`), check health (`health`). Everybody may be killed at any moment: the life lock tells
 //! whether a supervisor lives, and what it leaves is taken back by the next command.
 
+mod changes;
 mod dns;
 mod guest;
 mod health;
