@@ -401,11 +401,16 @@ fn in_background(ticket: Ticket, work: impl FnOnce(Ticket) + Send + 'static) {
     let slot = Arc::new(Mutex::new(Some(ticket)));
     let theirs = Arc::clone(&slot);
     let spawned = thread.spawn(move || {
-        if let Some(ticket) = lock(&theirs).take() {
+        // Not in the condition: the lock would be held as long as the work takes.
+        let ticket = lock(&theirs).take();
+        if let Some(ticket) = ticket {
             work(ticket);
         }
     });
-    if let (Err(error), Some(ticket)) = (spawned, lock(&slot).take()) {
+    // Only now: otherwise the ticket is the thread's, which may not have taken it yet.
+    if let Err(error) = spawned
+        && let Some(ticket) = lock(&slot).take()
+    {
         ticket.answer(fault(ErrorKind::Internal, format!("cannot start a thread: {error}")));
     }
 }
