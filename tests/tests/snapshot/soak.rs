@@ -121,6 +121,8 @@ impl Soak {
         let _away = self.loads.expect_vsock_to_break();
         guest.vm.api.kill()?;
         guest.vm.expect_exit(1)?;
+        // Its logs have the names of the next one's.
+        drop(guest);
         snapshot::merge(paths(&base), paths(&diff), paths(&merged), true)?;
         steps.done("merge");
         let mut params = merged.load();
