@@ -284,10 +284,9 @@ impl Agent {
     /// Reaps children, and what their children left behind, for ever.
     pub(crate) fn reap_forever(&self) {
         loop {
-            match sys::wait_signal() {
-                Ok(libc::SIGCHLD) => while self.reap_one() {},
-                // The first process of a machine is sent few other signals, and none that matters.
-                Ok(_) | Err(_) => {}
+            // The first process of a machine is sent few other signals, and none that matters.
+            if let Ok(libc::SIGCHLD) = sys::wait_signal() {
+                while self.reap_one() {}
             }
         }
     }

@@ -1,7 +1,7 @@
 //! The container's processes, as `ps -ef` lists them.
 
 use std::fs;
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use agent_proto::ProcessInfo;
 use agent_proto::limits::{MAX_COMMAND_BYTES, MAX_PROCESSES};
@@ -20,7 +20,7 @@ const COMMANDS_BYTES: usize = 384 << 10;
 /// Lists them, by their numbers in the container.
 pub(crate) fn processes() -> Result<Vec<ProcessInfo>> {
     let users = Databases::read(std::path::Path::new(ROOT)).unwrap_or_default();
-    let uptime = uptime_seconds();
+    let uptime = uptime().as_secs();
     let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default().as_secs();
     let mut left = COMMANDS_BYTES;
     let mut list: Vec<ProcessInfo> = cgroup::processes()
@@ -58,13 +58,14 @@ pub(crate) fn inner_pid(pid: i32) -> Option<u32> {
     (numbers.len() > 1).then(|| numbers.last()?.parse().ok()).flatten()
 }
 
-pub(crate) fn uptime_seconds() -> f64 {
+pub(crate) fn uptime() -> Duration {
     let text = fs::read_to_string("/proc/uptime").unwrap_or_default();
-    text.split(' ').next().and_then(|seconds| seconds.parse().ok()).unwrap_or(0.0)
+    let seconds = text.split(' ').next().and_then(|seconds| seconds.parse().ok());
+    seconds.and_then(|seconds| Duration::try_from_secs_f64(seconds).ok()).unwrap_or_default()
 }
 
 /// Reads one process's files. `parent` is its number outside of the container.
-fn parse(status: &str, stat: &str, cmdline: &[u8], uptime: f64, now: u64) -> Option<ProcessInfo> {
+fn parse(status: &str, stat: &str, cmdline: &[u8], uptime: u64, now: u64) -> Option<ProcessInfo> {
     // The name is in parentheses, and may have some itself.
     let (before, after) = stat.rsplit_once(") ")?;
     let (_, name) = before.split_once(" (")?;
@@ -73,8 +74,8 @@ fn parse(status: &str, stat: &str, cmdline: &[u8], uptime: f64, now: u64) -> Opt
     let number = |position: usize| fields.get(position.checked_sub(3)?)?.parse::<u64>().ok();
     let ticks = number(14)?.saturating_add(number(15)?);
     let started = number(22)? / TICKS_PER_SECOND;
-    let boot = now.saturating_sub(uptime as u64);
-    let age = (uptime as u64).saturating_sub(started).max(1);
+    let boot = now.saturating_sub(uptime);
+    let age = uptime.saturating_sub(started).max(1);
     let used_percent = ticks.saturating_mul(100) / TICKS_PER_SECOND / age;
     Some(ProcessInfo {
         user: field(status, "Uid:")?.split_whitespace().nth(1)?.to_owned(),
@@ -118,19 +119,19 @@ mod tests {
     #[test]
     fn a_process_is_read_from_its_files() {
         let stat = "57 (sh) -c) S 40 57 57 34817 57 4194560 1 0 0 0 150 50 0 0 20 0 1 0 1000 9 9";
-        let process = parse(STATUS, stat, b"sh\0-c\0a b\0", 110.9, 1_000_000).unwrap();
+        let process = parse(STATUS, stat, b"sh\0-c\0a b\0", 110, 1_000_000).unwrap();
         assert_eq!((process.pid, process.parent, &*process.user), (7, 40, "34"));
         assert_eq!((process.cpu_time_ms, process.cpu_percent), (2000, 2));
         assert_eq!((process.started_at_s, &*process.terminal), (999_900, "pts/1"));
         assert_eq!(process.command, "sh -c a b");
-        assert_eq!(parse(STATUS, stat, b"", 1.0, 1).unwrap().command, "[sh) -c]");
+        assert_eq!(parse(STATUS, stat, b"", 1, 1).unwrap().command, "[sh) -c]");
     }
 
     #[test]
     fn files_that_are_cut_short_are_no_process() {
         for (status, stat) in [("", "57 (sh) S 1"), (STATUS, "57 (sh"), (STATUS, "57 (sh) S 1 2 3")]
         {
-            assert!(parse(status, stat, b"", 1.0, 1).is_none(), "{status:?} {stat:?}");
+            assert!(parse(status, stat, b"", 1, 1).is_none(), "{status:?} {stat:?}");
         }
     }
 }

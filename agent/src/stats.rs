@@ -7,7 +7,7 @@ use agent_proto::limits::MAX_DEVICES;
 use agent_proto::{BlockStats, CpuStats, MemoryStats, NetworkStats, PidsStats, Stats};
 
 use crate::cgroup::value;
-use crate::listing::uptime_seconds;
+use crate::listing::uptime;
 use crate::paths::CGROUP;
 
 /// Collects everything. What this kernel doesn't count is 0.
@@ -42,8 +42,7 @@ fn cpu(stat: &str) -> CpuStats {
         system_us: of("system_usec"),
         throttled_periods: of("nr_throttled"),
         online: u32::try_from(online).unwrap_or(u32::MAX),
-        uptime_us: std::time::Duration::try_from_secs_f64(uptime_seconds())
-            .map_or(0, |uptime| u64::try_from(uptime.as_micros()).unwrap_or(u64::MAX)),
+        uptime_us: u64::try_from(uptime().as_micros()).unwrap_or(u64::MAX),
     }
 }
 

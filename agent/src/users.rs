@@ -63,13 +63,10 @@ impl Databases {
             None => (spec, None),
         };
         let mut identity = self.user(if user.is_empty() { "0" } else { user })?;
-        match group {
-            // Docker's rule: who says a group gets that one only.
-            Some(group) => {
-                identity.gid = self.gid(group)?;
-                identity.groups.clear();
-            }
-            None => {}
+        // Docker's rule: who says a group gets that one only.
+        if let Some(group) = group {
+            identity.gid = self.gid(group)?;
+            identity.groups.clear();
         }
         for group in more {
             identity.groups.push(self.gid(group)?);

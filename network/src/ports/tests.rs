@@ -76,7 +76,7 @@ fn connection_goes_through_unharmed_in_both_directions() {
         stream.write_all(&all).unwrap();
     });
     let mut client = connect(port);
-    let sent: Vec<u8> = (0..5_000_000u32).map(|index| (index * 31) as u8).collect();
+    let sent: Vec<u8> = (0..5_000_000u32).map(|index| (index * 31).to_le_bytes()[0]).collect();
     client.write_all(&sent).unwrap();
     client.shutdown(Shutdown::Write).unwrap();
     let mut received = Vec::new();
@@ -135,7 +135,7 @@ fn datagrams_go_there_and_answers_come_back_to_their_clients() {
     for (index, client) in clients.iter().enumerate() {
         client.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
         client.connect(("127.0.0.1", port)).unwrap();
-        client.send(&[index as u8; 1400]).unwrap();
+        client.send(&[index.to_le_bytes()[0]; 1400]).unwrap();
     }
     let mut bytes = [0; 2000];
     for _ in &clients {
@@ -144,7 +144,7 @@ fn datagrams_go_there_and_answers_come_back_to_their_clients() {
     }
     for (index, client) in clients.iter().enumerate() {
         let len = client.recv(&mut bytes).unwrap();
-        assert_eq!(bytes[..len], [index as u8; 1400]);
+        assert_eq!(bytes[..len], [index.to_le_bytes()[0]; 1400]);
     }
 }
 
