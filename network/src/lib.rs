@@ -17,6 +17,7 @@ mod host;
 mod networks;
 mod passt;
 mod ports;
+mod program;
 mod record;
 mod store;
 mod subnet;

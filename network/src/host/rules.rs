@@ -12,25 +12,23 @@ use std::io::{self, Write as _};
 use std::net::IpAddr;
 use std::process::{Command, Stdio};
 
-use crate::NetworkError;
 use crate::record::{Endpoint, Network, PublishedPort};
+use crate::{NetworkError, program};
 
 /// Replaces the table `name` by what the networks and their containers need.
 pub(crate) fn apply(name: &str, places: &[(Network, Vec<Endpoint>)]) -> Result<(), NetworkError> {
     let script = Script { name, places }.to_string();
-    let spawned = Command::new("nft")
+    let Some(program) = program::find("nft") else {
+        return Err(NetworkError::MissingProgram { program: "nft", package: "nftables" });
+    };
+    let spawned = Command::new(program)
         .args(["-f", "-"])
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())
         .spawn();
     let failed = |error| NetworkError::host("set packet rules", error);
-    let mut child = match spawned {
-        Err(error) if error.kind() == io::ErrorKind::NotFound => {
-            return Err(NetworkError::MissingProgram { program: "nft", package: "nftables" });
-        }
-        other => other.map_err(failed)?,
-    };
+    let mut child = spawned.map_err(failed)?;
     // It says why it ended on its standard error: not taking all of its input is no news.
     let written = child.stdin.take().map_or(Ok(()), |mut input| input.write_all(script.as_bytes()));
     let output = child.wait_with_output().map_err(failed)?;

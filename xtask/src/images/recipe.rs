@@ -23,8 +23,10 @@ const BASE: &str = "base";
 /// to the byte. In seconds since 1970.
 const EPOCH_SECONDS: &str = "1700000000";
 
-/// What's left by installing, and differs each time.
-const CLEAN: &str = r#"rm -rf "$1"/var/cache/apt/* "$1"/var/lib/apt/lists/* "$1"/var/log/* \
+/// What's left by installing, and differs each time. Logs' directories are the programs' own, and
+/// so are links there.
+const CLEAN: &str = r#"find "$1"/var/log -type f -delete
+rm -rf "$1"/var/cache/apt/* "$1"/var/lib/apt/lists/* \
     "$1"/var/cache/ldconfig/aux-cache "$1"/var/cache/debconf/*-old "$1"/var/lib/dpkg/*-old \
     "$1"/etc/resolv.conf "$1"/etc/hostname"#;
 

@@ -114,7 +114,8 @@ fn row(state: &State, whole: bool, now: SystemTime) -> Row {
         "RunningFor": human::ago(summary.created, now),
         "State": state.status.as_str(),
         "Status": status::in_words(state, now),
-        "Ports": ports::in_words(&summary.ports),
+        // Those of a container that doesn't run lead nowhere.
+        "Ports": if state.status.is_active() { ports::in_words(&summary.ports) } else { String::new() },
         "Names": summary.name,
         "Mounts": mounts.join(","),
         "LocalVolumes": volumes.to_string(),
