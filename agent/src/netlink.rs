@@ -1,6 +1,6 @@
 //! Messages to the kernel's network configuration (rtnetlink(7)).
 //!
-//! Four kinds of requests, built by hand: the crates that know all of rtnetlink would be half of
+//! Few kinds of requests, built by hand: the crates that know all of rtnetlink would be half of
 //! this program.
 
 use std::net::IpAddr;
@@ -34,6 +34,7 @@ const RT_SCOPE_LINK: u8 = 253;
 const RTN_UNICAST: u8 = 1;
 
 // linux/if_link.h, linux/if_addr.h, linux/if.h
+const IFLA_ADDRESS: u16 = 1;
 const IFLA_IFNAME: u16 = 3;
 const IFLA_MTU: u16 = 4;
 const IFA_ADDRESS: u16 = 1;
@@ -86,6 +87,11 @@ impl Message {
     pub(crate) fn rename_link(index: u32, name: &str) -> Self {
         let name = [name.as_bytes(), &[0]].concat();
         Self::link(index, 0, 0).attribute(IFLA_IFNAME, &name)
+    }
+
+    /// Gives a link another hardware address.
+    pub(crate) fn set_hardware_address(index: u32, address: [u8; 6]) -> Self {
+        Self::link(index, 0, 0).attribute(IFLA_ADDRESS, &address)
     }
 
     /// Sets a link's largest packet.

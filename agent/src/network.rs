@@ -23,11 +23,20 @@ pub(crate) fn configure(interfaces: &[Interface]) -> Result<()> {
 
 fn configure_one(netlink: &Netlink, interface: &Interface) -> Result<()> {
     let name = checked_name(&interface.name)?;
-    let found = by_mac(Path::new("/sys/class/net"), &interface.mac)?;
-    let index = index_of(&found)?;
     let request = |message, what: String| {
         netlink.request(message).context(ErrorKind::Network, || format!("{name}: cannot {what}"))
     };
+    let found = match by_mac(Path::new("/sys/class/net"), &interface.mac) {
+        // Out of a snapshot, a driver knows its device by another machine's address still.
+        Err(error) => {
+            let index = index_of(name).map_err(|_| error)?;
+            let address = hardware_address(&interface.mac)?;
+            request(Message::set_hardware_address(index, address), "set its address".into())?;
+            name.to_owned()
+        }
+        Ok(found) => found,
+    };
+    let index = index_of(&found)?;
     if found != name {
         request(Message::set_link(index, false), "bring it down".into())?;
         request(Message::rename_link(index, name), format!("rename {found}"))?;
@@ -71,6 +80,18 @@ fn by_mac(interfaces: &Path, mac: &str) -> Result<String> {
     names.into_iter().find(has).ok_or_else(missing)
 }
 
+/// Reads `02:fc:00:00:00:0a`.
+fn hardware_address(mac: &str) -> Result<[u8; 6]> {
+    let bytes: Option<Vec<u8>> = mac
+        .split(':')
+        .map(|byte| u8::from_str_radix(byte, 16).ok().filter(|_| byte.len() == 2))
+        .collect();
+    match bytes.and_then(|bytes| bytes.try_into().ok()) {
+        Some(address) => Ok(address),
+        None => fault(ErrorKind::Invalid, format!("{mac:?} is no hardware address")),
+    }
+}
+
 fn index_of(name: &str) -> Result<u32> {
     let what = || format!("cannot find the interface {name}");
     let text = fs::read_to_string(format!("/sys/class/net/{name}/ifindex"))
@@ -91,6 +112,14 @@ mod tests {
         }
         assert_eq!(by_mac(dir.path(), "02:FC:00:00:00:0A").unwrap(), "eth5");
         assert!(by_mac(dir.path(), "02:fc:00:00:00:0b").is_err());
+    }
+
+    #[test]
+    fn hardware_addresses_are_six_bytes() {
+        assert_eq!(hardware_address("02:fc:00:00:00:0A").unwrap(), [2, 0xfc, 0, 0, 0, 10]);
+        for mac in ["", "02", "02:fc:00:00:00", "02:fc:00:00:00:0a:00", "2:fc:0:0:0:a", "x"] {
+            assert!(hardware_address(mac).is_err(), "{mac:?}");
+        }
     }
 
     #[test]

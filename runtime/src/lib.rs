@@ -1,7 +1,5 @@
 //! Containers as virtual machines: their life, state on disk, logs and processes.
 
-#![expect(dead_code, unused_imports, reason = "until the engine and the supervisor use them all")]
-
 mod agent;
 mod assets;
 mod check;
@@ -47,6 +45,8 @@ pub use record::{
 };
 pub use session::{Session, SessionControl, SessionIo};
 pub use signals::parse_signal;
+
+use image::ImageError;
 
 /// The network that containers are on unless said.
 pub(crate) use network::DEFAULT_NETWORK;

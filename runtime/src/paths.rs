@@ -173,11 +173,6 @@ impl ContainerPaths {
     pub(crate) fn vsock_port(&self, port: u32) -> PathBuf {
         self.run.join(format!("vsock.sock_{port}"))
     }
-
-    /// The VMM's events.
-    pub(crate) fn vmm_events(&self) -> PathBuf {
-        self.run.join("events")
-    }
 }
 
 /// Makes a directory that only this user may look into.

@@ -1,6 +1,5 @@
 //! What's done to containers that are there: signals, ends, names, removal.
 
-use std::collections::BTreeMap;
 use std::os::unix::net::UnixStream;
 use std::time::{Duration, SystemTime};
 

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant, SystemTime};
 use agent_proto::{
     Client, ExitStatus, HOST_DNS_PORT, ProcessId, ProtocolError, READY_PORT, Request, Response,
 };
+use api::config::{VmConfig, VmSpec};
 use api::event::{Event, Failure, StopReason};
 use network::{Dns, Upstream};
 
@@ -18,6 +19,7 @@ use super::notify::ChangeWatch;
 use super::place::Place;
 use super::shared::{Phase, Running, Shared};
 use super::starter::Starter;
+use super::template::{self, Template};
 use super::{changes, dns, guest, health, machine, upper};
 use crate::agent::{AGENT_TIMEOUT, agent_error};
 use crate::config::LogDriver;
@@ -90,21 +92,16 @@ pub(super) fn live(
     machine::clean(own)?;
     let mut place = Place::take(&shared.engine, &shared.record, own)?;
     upper::provide(shared.engine.paths(), &own.upper())?;
-    let config = machine::config(&shared.engine, own, &shared.record, &place)?;
-    let (notify, notes) = mpsc::channel();
-    let ready = await_connection(shared, notify.clone())?;
+    let spec = machine::spec(&shared.engine, own, &shared.record, &place)?;
+    let template = Template::of(&shared.engine, &shared.record, &spec)?;
     let _dns = serve_dns(shared, &place)?;
-    let (vmm, events) = VmmProcess::start(own, &shared.id, Some(&config))?;
-    let mut vm = Vm { vmm, notes, notify, is_over: false };
-    vm.watch(events)?;
-    shared.update(|state| state.vmm = ProcessIdentity::of(vm.vmm.pid()).ok())?;
-    vm.await_agent(&mut place, shared)?;
-    drop(ready);
+    let (mut vm, warm) = Vm::start(shared, &mut place, &spec, template.as_ref())?;
     let size = starter.as_ref().and_then(|starter| starter.attach).and_then(|it| it.size);
     let (client, hub) = prepare(shared, &place, size).map_err(|error| vm.explain(error))?;
     client.start(ProcessId::MAIN).map_err(agent_error).map_err(|error| vm.explain(error))?;
     let began = Instant::now();
     let running = Arc::new(Running { client, hub, killer: vm.vmm.killer()? });
+    shared.update(|state| state.warm = warm)?;
     tell_started(shared, &place, &running, starter)?;
     health::watch(shared, &running)?;
     let changes = watch_shares(shared);
@@ -240,6 +237,72 @@ fn watch_shares(shared: &Shared) -> Option<ChangeWatch> {
 }
 
 impl Vm {
+    /// Brings a VM to where its agent can be connected to: out of the template if there's one, else
+    /// by booting it, and a template is made on the way. Says whether it came out of one.
+    fn start(
+        shared: &Shared,
+        place: &mut Place,
+        spec: &VmSpec,
+        template: Option<&Template>,
+    ) -> Result<(Self, bool), RuntimeError> {
+        let there = template.filter(|template| template.exists());
+        if let Some(template) = there {
+            match Self::restore(shared, place, spec, template) {
+                Ok(vm) => return Ok((vm, true)),
+                Err(error) => {
+                    let why = error.to_failure().message;
+                    log::warn!("the template can't be used, the VM is booted: {why}");
+                    template.discard();
+                    machine::clean(&shared.paths)?;
+                }
+            }
+        }
+        let vm = Self::boot(shared, place, spec)?;
+        if let Some(template) = template
+            && let Err(error) = template.make(&shared.engine, &shared.record, &shared.paths)
+        {
+            log::warn!("no template is made: {}", error.to_failure().message);
+        }
+        Ok((vm, false))
+    }
+
+    fn boot(shared: &Shared, place: &mut Place, spec: &VmSpec) -> Result<Self, RuntimeError> {
+        let (notify, notes) = mpsc::channel();
+        let _ready = await_connection(shared, notify.clone())?;
+        let config = machine::checked(spec)?;
+        let mut vm = Self::of_process(shared, Some(&config), notify, notes)?;
+        vm.await_agent(place, shared)?;
+        Ok(vm)
+    }
+
+    /// What the template's agent listened on, it listens on still.
+    fn restore(
+        shared: &Shared,
+        place: &mut Place,
+        spec: &VmSpec,
+        template: &Template,
+    ) -> Result<Self, RuntimeError> {
+        let (notify, notes) = mpsc::channel();
+        let vm = Self::of_process(shared, None, notify, notes)?;
+        template.load(&shared.paths, &spec.network_interfaces)?;
+        place.vm_created(&shared.paths)?;
+        template::resume(&shared.paths)?;
+        Ok(vm)
+    }
+
+    fn of_process(
+        shared: &Shared,
+        config: Option<&VmConfig>,
+        notify: Sender<Note>,
+        notes: Receiver<Note>,
+    ) -> Result<Self, RuntimeError> {
+        let (vmm, events) = VmmProcess::start(&shared.paths, &shared.id, config)?;
+        let vm = Self { vmm, notes, notify, is_over: false };
+        vm.watch(events)?;
+        shared.update(|state| state.vmm = ProcessIdentity::of(vm.vmm.pid()).ok())?;
+        Ok(vm)
+    }
+
     /// Hears what the VMM says, on a thread of its own.
     fn watch(&self, events: VmmEvents) -> Result<(), RuntimeError> {
         let notify = self.notify.clone();

@@ -37,13 +37,13 @@ const MIN_MEM_MIB: u64 = 128;
 
 const NANO: u64 = 1_000_000_000;
 
-/// The VM's configuration, checked.
-pub(super) fn config(
+/// The VM's configuration.
+pub(super) fn spec(
     engine: &Engine,
     own: &ContainerPaths,
     record: &ContainerRecord,
     place: &Place,
-) -> Result<VmConfig, RuntimeError> {
+) -> Result<VmSpec, RuntimeError> {
     let paths = engine.paths();
     let kernel = match &record.config.kernel {
         Some(kernel) if kernel.is_file() => kernel.clone(),
@@ -55,7 +55,7 @@ pub(super) fn config(
     };
     let images = engine.images()?;
     let root = images.root_files(&record.resolved.image_id).map_err(crate::engine::image_error)?;
-    let spec = VmSpec {
+    Ok(VmSpec {
         boot_source: Some(BootSourceSpec {
             kernel_image_path: Some(kernel),
             initrd_path: Some(AGENT.find(paths)?),
@@ -79,8 +79,12 @@ pub(super) fn config(
         }),
         filesystems: filesystems(&record.mounts)?,
         ..VmSpec::default()
-    };
-    spec.validate().map_err(|error| {
+    })
+}
+
+/// Checks the configuration.
+pub(super) fn checked(spec: &VmSpec) -> Result<VmConfig, RuntimeError> {
+    spec.clone().validate().map_err(|error| {
         RuntimeError::failed(ErrorKind::Vm(api::event::ErrorKind::ConfigInvalid), error.to_string())
     })
 }

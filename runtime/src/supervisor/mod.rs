@@ -26,6 +26,7 @@ mod restart;
 mod serve;
 mod shared;
 mod starter;
+mod template;
 mod upper;
 
 use std::sync::Arc;
