@@ -22,7 +22,7 @@ pub(super) const IMAGE: &str = "image";
 pub(super) const UPPER: &str = "upper";
 
 /// The kernel's command line: what goes wrong is on the console, the VM ends when the kernel does.
-const CMDLINE: &str = "console=ttyS0 quiet reboot=k panic=-1 rdinit=/init";
+const CMDLINE: &str = "console=ttyS0 quiet reboot=k panic=-1 dummy.numdummies=0 rdinit=/init";
 
 /// The context identifier that the guest has on its vsock device; each VM is alone there.
 const GUEST_CID: u64 = 3;

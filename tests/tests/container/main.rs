@@ -6,3 +6,4 @@ mod lecture;
 mod life;
 mod registry;
 mod support;
+mod template;
