@@ -119,9 +119,8 @@ impl Template {
         let image = unfinished.join(IMAGE);
         fs::write(&image, &record.resolved.image_id).map_err(file("write", &image))?;
         let saved = save(&own.api_socket(), &unfinished);
-        let published = saved.and_then(|()| {
-            fs::rename(&unfinished, &self.dir).map_err(file("create", &self.dir))
-        });
+        let published = saved
+            .and_then(|()| fs::rename(&unfinished, &self.dir).map_err(file("create", &self.dir)));
         if published.is_err() {
             let _ = files::remove_dir_all(&unfinished);
         }
