@@ -30,6 +30,7 @@ pub(crate) use self::ls::LsArgs as PsArgs;
 pub(crate) use self::supervise::{SuperviseArgs, supervise};
 use crate::errors::containers::ContainerError;
 use crate::errors::{self, CliError};
+use crate::output;
 
 /// The command that stays with a container.
 pub(crate) const SUPERVISE: &str = "supervise-container";
@@ -152,4 +153,58 @@ pub(crate) fn for_each<T: AsRef<str>>(
         }
     }
     Ok(code)
+}
+
+/// How many containers something is done with at a time.
+const AT_ONCE: usize = 50;
+
+/// Does something with each of several, many at a time, and prints in their order the names of those
+/// that it was done to; `act` says whether it was. One that fails doesn't keep the others from being
+/// tried.
+pub(crate) fn for_all(
+    names: &[String],
+    act: impl Fn(&str) -> Result<bool, CliError> + Sync,
+) -> Result<u8, CliError> {
+    let mut code = api::exit::STOPPED;
+    for names in names.chunks(AT_ONCE) {
+        std::thread::scope(|scope| {
+            let act = &act;
+            let acts: Vec<_> =
+                names.iter().map(|name| (name, scope.spawn(move || act(name)))).collect();
+            for (name, handle) in acts {
+                let done = handle.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+                let said = done.and_then(|done| match done {
+                    true => output::print(&format!("{name}\n")),
+                    false => Ok(()),
+                });
+                if let Err(error) = said {
+                    errors::report(&error);
+                    code = api::exit::FAILURE;
+                }
+            }
+        });
+    }
+    Ok(code)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Barrier;
+
+    use super::*;
+
+    #[test]
+    fn several_are_tried_at_once_and_each_of_them() {
+        let names: Vec<String> = ["a", "b", "c"].map(str::to_owned).to_vec();
+        let together = Barrier::new(names.len());
+        let code = for_all(&names, |name| {
+            together.wait();
+            match name {
+                "b" => Err(ContainerError::options("not this one").into()),
+                _ => Ok(false),
+            }
+        });
+        assert_eq!(code.unwrap(), api::exit::FAILURE);
+        assert_eq!(for_all(&names, |_| Ok(false)).unwrap(), api::exit::STOPPED);
+    }
 }

@@ -3,8 +3,8 @@
 use clap::{ArgAction, Args};
 use runtime::{Engine, Object, RuntimeError};
 
-use super::for_each;
 use super::values::{names, policy};
+use super::{for_all, for_each};
 use crate::commands::confirm;
 use crate::errors::CliError;
 use crate::errors::containers::ContainerError;
@@ -142,44 +142,36 @@ pub(crate) struct PruneArgs {
     filter: Vec<String>,
 }
 
-/// Prints which one something was done to.
-fn done(name: &str) -> Result<(), CliError> {
-    output::print(&format!("{name}\n"))
-}
-
 pub(super) fn stop(engine: &Engine, args: &StopArgs) -> Result<u8, CliError> {
     let signal = args.how.signal.map(|number| number.to_string());
-    for_each(&args.containers, |name| {
+    for_all(&args.containers, |name| {
         engine.stop(name, signal.as_deref(), args.how.time).map_err(ContainerError::from)?;
-        done(name)
+        Ok(true)
     })
 }
 
 pub(super) fn restart(engine: &Engine, args: &RestartArgs) -> Result<u8, CliError> {
     let signal = args.how.signal.map(|number| number.to_string());
-    for_each(&args.containers, |name| {
+    for_all(&args.containers, |name| {
         engine.restart(name, signal.as_deref(), args.how.time).map_err(ContainerError::from)?;
-        done(name)
+        Ok(true)
     })
 }
 
 pub(super) fn kill(engine: &Engine, args: &KillArgs) -> Result<u8, CliError> {
     let signal = args.signal.to_string();
-    for_each(&args.containers, |name| {
+    for_all(&args.containers, |name| {
         engine.kill(name, Some(&signal)).map_err(ContainerError::from)?;
-        done(name)
+        Ok(true)
     })
 }
 
 pub(super) fn rm(engine: &Engine, args: &RmArgs) -> Result<u8, CliError> {
-    for_each(&args.containers, |name| {
+    for_all(&args.containers, |name| {
         match engine.remove(name, args.force, args.volumes) {
             // With force it's as wanted.
-            Err(RuntimeError::NotFound { what: Object::Container, .. }) if args.force => Ok(()),
-            result => {
-                result.map_err(ContainerError::from)?;
-                done(name)
-            }
+            Err(RuntimeError::NotFound { what: Object::Container, .. }) if args.force => Ok(false),
+            result => Ok(result.map(|()| true).map_err(ContainerError::from)?),
         }
     })
 }
@@ -197,16 +189,16 @@ pub(super) fn rename(engine: &Engine, args: &RenameArgs) -> Result<u8, CliError>
 }
 
 pub(super) fn pause(engine: &Engine, args: &PauseArgs) -> Result<u8, CliError> {
-    for_each(&args.containers, |name| {
+    for_all(&args.containers, |name| {
         engine.pause(name).map_err(ContainerError::from)?;
-        done(name)
+        Ok(true)
     })
 }
 
 pub(super) fn unpause(engine: &Engine, args: &UnpauseArgs) -> Result<u8, CliError> {
-    for_each(&args.containers, |name| {
+    for_all(&args.containers, |name| {
         engine.unpause(name).map_err(ContainerError::from)?;
-        done(name)
+        Ok(true)
     })
 }
 

@@ -21,6 +21,10 @@ use crate::process;
 /// The cgroup that all processes of a measurement are below.
 const CGROUP: &str = "xtask-bench";
 
+/// What idle containers run: the first process of a container ignores signals that it has no handler
+/// for.
+const IDLE: &str = "trap 'exit 0' TERM; sleep 100000 & wait";
+
 /// How long a container's processes may take to go away after its command.
 const PATIENCE: Duration = Duration::from_secs(600);
 
@@ -179,7 +183,7 @@ impl Host {
         for name in idle_names(count) {
             let mut command = self.command(contender, &["run", "--detach", "--name", &name]);
             self.add_flags(&mut command, contender);
-            command.arg(self.image(super::IMAGE)).args(["sleep", "100000"]);
+            command.arg(self.image(super::IMAGE)).args(["sh", "-c", IDLE]);
             for (variable, value) in command.get_envs() {
                 let value = value.unwrap_or_default().to_string_lossy();
                 script += &format!("{}={} ", variable.display(), process::shell_quote(&value));
