@@ -26,6 +26,7 @@ mod tests;
 use std::io;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 
 use serde::{Deserialize, Serialize};
 use virtio_bindings::virtio_ring::{VIRTIO_RING_F_EVENT_IDX, VIRTIO_RING_F_INDIRECT_DESC};
@@ -34,7 +35,7 @@ pub use metrics::VsockMetrics;
 
 use self::connection::Limits;
 use self::host::HostSocket;
-use self::muxer::Muxer;
+use self::muxer::{FIRST_HOST_PORT, Muxer};
 use self::packet::GuestPacket;
 use self::worker::{TransportReset, VsockWorker};
 use super::device::{ActivateError, Activation, DeviceType, VirtioDevice};
@@ -52,6 +53,10 @@ const EVENT_QUEUE: u16 = 2;
 const FEATURE_STREAM: u32 = 0;
 /// The first address that a guest can have: those below are reserved (VIRTIO 1.3 §5.10.4).
 const FIRST_GUEST_CID: u32 = 3;
+
+/// Where the host's ports go on after a snapshot that doesn't say how far they were: farther than
+/// any machine got.
+const PORTS_APART: u32 = 1 << 31;
 
 /// What a socket device is made of.
 #[derive(Clone, Debug)]
@@ -98,6 +103,7 @@ pub struct Vsock {
     cid: u64,
     host: Arc<HostSocket>,
     limits: Limits,
+    next_port: Arc<AtomicU32>,
     metrics: Arc<VsockMetrics>,
     worker: Option<QueueWorker>,
     /// The driver has connections of which nobody here knows: it is to give them up.
@@ -109,6 +115,9 @@ pub struct Vsock {
 struct VsockState {
     /// The guest's address. After a restore it may be another.
     cid: u64,
+    /// The host's port of the next connection to the guest; older snapshots don't say.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    next_port: Option<u32>,
 }
 
 impl Vsock {
@@ -125,6 +134,7 @@ impl Vsock {
             cid: config.cid.into(),
             host: Arc::new(HostSocket::bind(&config.path)?),
             limits: Limits::default(),
+            next_port: Arc::new(AtomicU32::new(FIRST_HOST_PORT)),
             metrics: Arc::default(),
             worker: None,
             restored: false,
@@ -148,8 +158,9 @@ impl Vsock {
             false => TransportReset::Done,
         };
         let (host, metrics) = (Arc::clone(&self.host), Arc::clone(&self.metrics));
-        let muxer =
-            Muxer::new(self.cid, host, self.limits, metrics).map_err(ActivateError::Backend)?;
+        let next_port = Arc::clone(&self.next_port);
+        let muxer = Muxer::new(self.cid, host, self.limits, next_port, metrics)
+            .map_err(ActivateError::Backend)?;
         Ok(VsockWorker {
             memory: activation.memory,
             rx,
@@ -200,16 +211,19 @@ impl VirtioDevice for Vsock {
     }
 
     fn save(&self) -> Result<serde_json::Value, SaveError> {
-        to_value(&VsockState { cid: self.cid })
+        let next_port = Some(self.next_port.load(Ordering::Relaxed));
+        to_value(&VsockState { cid: self.cid, next_port })
     }
 
     /// The guest's address stays the configured one, whatever it was: a driver reads it again when
     /// it hears of the reset.
     fn restore(&mut self, state: serde_json::Value) -> Result<(), RestoreError> {
-        let VsockState { cid } = from_value("a socket device", state)?;
+        let VsockState { cid, next_port } = from_value("a socket device", state)?;
         if cid != self.cid {
             log::info!("the guest's CID was {cid} and is {} now", self.cid);
         }
+        let known = next_port.filter(|port| (FIRST_HOST_PORT..u32::MAX).contains(port));
+        self.next_port.store(known.unwrap_or(PORTS_APART), Ordering::Relaxed);
         self.restored = true;
         Ok(())
     }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::io;
 use std::os::fd::RawFd;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::{Duration, Instant};
 
 use event_manager::{EventOps, EventSet, Events};
@@ -25,7 +26,7 @@ pub(super) const MAX_GREETINGS: usize = 64;
 /// lost: it has to be sending nonsense without receiving anything.
 const MAX_RESETS: usize = 256;
 /// The first port that host programs' connections come from.
-const FIRST_HOST_PORT: u32 = 1 << 30;
+pub(super) const FIRST_HOST_PORT: u32 = 1 << 30;
 /// The first of the numbers that epoll's events for streams are marked with; others are below.
 pub(super) const FIRST_TOKEN: u32 = 16;
 
@@ -48,7 +49,9 @@ pub(super) struct Muxer {
     /// By their tokens, which go up: the first is the oldest.
     greetings: BTreeMap<u32, Greeting>,
     next_token: u32,
-    next_port: u32,
+    /// The host's port of the next connection to the guest. It outlives this muxer: a guest may
+    /// still be closing connections of before, and would take a new one for one of them.
+    next_port: Arc<AtomicU32>,
     /// Connections that may have something to send, in the order of their turns.
     turns: VecDeque<Ports>,
     resets: VecDeque<Reset>,
@@ -67,6 +70,7 @@ impl Muxer {
         cid: u64,
         host: Arc<HostSocket>,
         limits: Limits,
+        next_port: Arc<AtomicU32>,
         metrics: Arc<VsockMetrics>,
     ) -> io::Result<Self> {
         Ok(Self {
@@ -77,7 +81,7 @@ impl Muxer {
             streams: HashMap::new(),
             greetings: BTreeMap::new(),
             next_token: FIRST_TOKEN,
-            next_port: FIRST_HOST_PORT,
+            next_port,
             turns: VecDeque::new(),
             resets: VecDeque::new(),
             deadlines: Deadlines::new()?,
@@ -399,8 +403,10 @@ impl Muxer {
     /// Returns ports for a new connection to the guest's port.
     fn free_ports(&mut self, guest: u32) -> Ports {
         loop {
-            let ports = Ports { host: self.next_port, guest };
-            self.next_port = self.next_port.checked_add(1).unwrap_or(FIRST_HOST_PORT);
+            let host = self.next_port.load(Ordering::Relaxed);
+            let ports = Ports { host, guest };
+            let next = host.checked_add(1).unwrap_or(FIRST_HOST_PORT);
+            self.next_port.store(next, Ordering::Relaxed);
             if !self.connections.contains_key(&ports) {
                 return ports;
             }

@@ -188,7 +188,11 @@ impl Host {
                 let value = value.unwrap_or_default().to_string_lossy();
                 script += &format!("{}={} ", variable.display(), process::shell_quote(&value));
             }
-            script += &format!("{} &\n", process::line(&command));
+            for word in [command.get_program()].into_iter().chain(command.get_args()) {
+                script += &process::shell_quote(&word.to_string_lossy());
+                script += " ";
+            }
+            script += "&\n";
         }
         script += "wait\n";
         let mut shell = Command::new("sh");

@@ -214,6 +214,40 @@ fn host_programs_wait_until_the_driver_has_given_up_its_old_connections() {
 }
 
 #[test]
+fn restored_device_takes_no_port_that_the_guest_may_remember() {
+    let host_port = |saved: serde_json::Value| {
+        let mut guest = Guest::new();
+        guest.device.restore(saved).unwrap();
+        let Guest { memory, rx, tx, device, directory, .. } = guest;
+        let activation = Activation {
+            memory: memory.clone(),
+            features: 0,
+            queues: vec![rx.device_queue(0), tx.device_queue(1)],
+            notifier: rx.notifier(),
+        };
+        let worker: Handler = Box::new(device.make_worker(activation).unwrap());
+        let mut event_loop = EventManager::<Handler>::new().unwrap();
+        let worker = event_loop.add_subscriber(worker);
+        let mut guest = Guest { memory, rx, tx, event_loop, worker, device, directory };
+        let program = guest.program(7);
+        let port = guest.receive_op(Op::Request).header.src_port.get();
+        drop(program);
+        (port, guest.device.save().unwrap())
+    };
+    let (first, saved) = host_port(Guest::new().device.save().unwrap());
+    let (second, saved) = host_port(saved);
+    let (third, mut saved) = host_port(saved);
+    assert_eq!([second, third], [first + 1, first + 2]);
+    // Those of before this was saved, and those that nobody saved.
+    saved.as_object_mut().unwrap().remove("next_port");
+    assert!(host_port(saved.clone()).0 > third + 1000);
+    for wrong in [0, 1024, u32::MAX] {
+        saved["next_port"] = wrong.into();
+        assert!((third + 1000..u32::MAX).contains(&host_port(saved.clone()).0), "{wrong}");
+    }
+}
+
+#[test]
 fn driver_after_a_reset_has_no_connections_to_give_up() {
     let memory = guest_ram();
     let mut event = TestQueue::at(memory.clone(), 8, EVENT_RINGS);
