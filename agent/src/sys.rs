@@ -3,6 +3,8 @@
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd};
+use std::os::unix::process::CommandExt;
+use std::process::Command;
 
 use rustix::thread::UnshareFlags;
 
@@ -15,6 +17,27 @@ pub(crate) fn block_signals() {
         libc::sigfillset(set.as_mut_ptr());
         libc::pthread_sigmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut());
     }
+}
+
+/// Blocks no signal in the calling thread.
+pub(crate) fn unblock_signals() {
+    let mut set = std::mem::MaybeUninit::<libc::sigset_t>::uninit();
+    // SAFETY: `set` is filled before it's read, and the third pointer may be null.
+    unsafe {
+        libc::sigemptyset(set.as_mut_ptr());
+        libc::pthread_sigmask(libc::SIG_SETMASK, set.as_ptr(), std::ptr::null_mut());
+    }
+}
+
+/// Has a command's process begin with no signal blocked, whatever its parent blocks.
+pub(crate) fn spawn_unblocked(command: &mut Command) -> &mut Command {
+    let unblock = || {
+        unblock_signals();
+        Ok(())
+    };
+    // SAFETY: between fork and exec, only what's async-signal-safe is called: sigemptyset(3) and
+    // pthread_sigmask(3).
+    unsafe { command.pre_exec(unblock) }
 }
 
 /// Waits for any signal of those that are blocked. Returns its number and its sender's.

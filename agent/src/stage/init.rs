@@ -20,8 +20,8 @@ pub(super) fn run(
     describe: impl Fn(&io::Error) -> AgentError,
 ) -> Result<i32> {
     sys::block_signals();
-    // The child unblocks them: the standard library sees to that.
-    let child = command.process_group(0).spawn().map_err(|error| describe(&error))?;
+    command.process_group(0);
+    let child = sys::spawn_unblocked(&mut command).spawn().map_err(|error| describe(&error))?;
     let Some(child) = i32::try_from(child.id()).ok().and_then(Pid::from_raw) else {
         return Ok(125);
     };

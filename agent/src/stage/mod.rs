@@ -113,6 +113,8 @@ fn run(socket: &mut UnixStream) -> Result<i32> {
     if matches!(spec.place, Place::New { init: true, .. }) {
         return init::run(prepared.command(), socket, |error| prepared.describe(error));
     }
+    // The agent, whose mask this process has, blocks all of them.
+    sys::unblock_signals();
     let error = prepared.command().exec();
     Err(prepared.describe(&error))
 }

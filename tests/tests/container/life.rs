@@ -27,6 +27,28 @@ fn exit_codes_are_dockers() -> Result<()> {
 }
 
 #[test]
+fn processes_get_the_signals_that_they_wait_for() -> Result<()> {
+    let host = host()?;
+    host.ok("pull busybox")?;
+    let script = "grep SigBlk /proc/self/status; trap 'echo told; exit 5' TERM; \
+                  while :; do sleep 1 & wait; done";
+    for (name, flags) in [("plain", &[][..]), ("with-init", &["--init"][..])] {
+        let mut run = host.command(["run", "-d", "--name", name]);
+        run.args(flags).args(["busybox", "sh", "-c", script]);
+        let said = finish(&mut run, b"")?;
+        ensure!(said.code == 0, "{said:#?}");
+        let blocked = host.shell(name, "grep SigBlk /proc/self/status")?;
+        ensure!(blocked.trim() == "SigBlk:\t0000000000000000", "{blocked}");
+        host.ok(&format!("stop --time 300 {name}"))?;
+        let code = host.ok(&format!("inspect --format {{{{.State.ExitCode}}}} {name}"))?;
+        ensure!(code.trim() == "5", "{name}: {code}");
+        let log = host.ok(&format!("logs {name}"))?;
+        ensure!(log.lines().collect::<Vec<_>>() == [blocked.trim(), "told"], "{log}");
+    }
+    Ok(())
+}
+
+#[test]
 fn bytes_go_through_unharmed() -> Result<()> {
     let host = host()?;
     host.ok("pull busybox")?;
