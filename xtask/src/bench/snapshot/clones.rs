@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
 use super::super::smaps;
@@ -33,8 +33,12 @@ pub(super) fn measure(
             clones.push(clone);
         }
         // Only now: all of them run when the first one is asked.
-        for clone in &clones {
-            clone.ask("anything")?;
+        for (index, clone) in clones.iter().enumerate() {
+            let asked = Instant::now();
+            clone.ask("anything").with_context(|| {
+                let waited = asked.elapsed();
+                format!("clone {index} of {count} doesn't answer, and it was {waited:?}")
+            })?;
         }
         let elapsed = u64::try_from(started.elapsed().as_nanos()).unwrap_or(u64::MAX);
         let cpu = cpu_ns(&cgroup)?;
