@@ -21,7 +21,7 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 pub(crate) use self::spec::{Console, Outcome, Spec};
-use crate::terminal;
+use crate::{images, terminal};
 
 /// Where the command finds the results share, also in its environment as `LAB_RESULTS`.
 pub(crate) const RESULTS_DIR: &str = "/results";
@@ -68,6 +68,11 @@ pub(crate) struct Args {
     #[arg(long = "env", value_name = "NAME[=VALUE]", value_parser = script::parse_variable)]
     env: Vec<(String, String)>,
 
+    /// Build what containers need and the tests' images, and serve these in the lab: `vmctl run`
+    /// pulls from there.
+    #[arg(long)]
+    images: bool,
+
     /// The command and its arguments.
     #[arg(last = true, required = true, value_name = "COMMAND")]
     command: Vec<String>,
@@ -76,7 +81,18 @@ pub(crate) struct Args {
 /// Runs `cargo xtask lab`. What goes wrong with the lab itself is reported here, and has an exit
 /// code of its own.
 pub(crate) fn run(args: Args) -> ExitCode {
-    let mut spec = Spec::new(args.command);
+    let command = match args.images {
+        true => images::served(args.command),
+        false => Ok(args.command),
+    };
+    let command = match command {
+        Ok(command) => command,
+        Err(error) => {
+            eprintln!("lab: {error:#}");
+            return ExitCode::from(EXIT_LAB_FAILED);
+        }
+    };
+    let mut spec = Spec::new(command);
     spec.cpus = args.cpus;
     spec.memory = args.memory;
     spec.icount = args.icount;

@@ -74,7 +74,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
             kernel::run(&args)?;
         }
         Task::Test(args) => return testing::run(&args),
-        Task::Images(args) => images::run(&args)?,
+        Task::Images(args) => return images::run(&args),
         Task::Bench(args) => bench::run(&args)?,
         Task::BenchRun(args) => bench::run_inside(&args)?,
         Task::Artifacts => {

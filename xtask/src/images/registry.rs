@@ -4,7 +4,7 @@ use std::fs;
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::Path;
-use std::process::{Child, Command, Stdio};
+use std::process::{Child, Command, ExitCode, Stdio};
 
 use anyhow::{Context, Result, bail};
 
@@ -98,7 +98,7 @@ pub(super) fn fill(storage: &Path, images: &[Image]) -> Result<()> {
 }
 
 /// Serves until it's interrupted.
-pub(super) fn serve(storage: &Path, address: SocketAddr) -> Result<()> {
+pub(super) fn serve(storage: &Path, address: SocketAddr) -> Result<ExitCode> {
     let mut registry = Registry::start(storage, address)?;
     println!("Serving at {address}: `vmctl pull {address}/library/nginx`");
     let status = registry.child.wait().context("cannot wait for docker-registry")?;
