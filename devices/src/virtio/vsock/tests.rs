@@ -77,6 +77,11 @@ impl Guest {
         let directory = tempfile::tempdir().unwrap();
         let mut device = Vsock::new(&config(&directory)).unwrap();
         device.limits = limits;
+        Self::of(device, directory)
+    }
+
+    /// A guest whose driver uses this device, and has no buffers yet.
+    fn of(device: Vsock, directory: TempDir) -> Self {
         let memory = guest_ram();
         let rx = TestQueue::at(memory.clone(), RX_BUFFER_COUNT, 0);
         let tx = TestQueue::at(memory.clone(), 256, TX_RINGS);

@@ -218,17 +218,8 @@ fn restored_device_takes_no_port_that_the_guest_may_remember() {
     let host_port = |saved: serde_json::Value| {
         let mut guest = Guest::new();
         guest.device.restore(saved).unwrap();
-        let Guest { memory, rx, tx, device, directory, .. } = guest;
-        let activation = Activation {
-            memory: memory.clone(),
-            features: 0,
-            queues: vec![rx.device_queue(0), tx.device_queue(1)],
-            notifier: rx.notifier(),
-        };
-        let worker: Handler = Box::new(device.make_worker(activation).unwrap());
-        let mut event_loop = EventManager::<Handler>::new().unwrap();
-        let worker = event_loop.add_subscriber(worker);
-        let mut guest = Guest { memory, rx, tx, event_loop, worker, device, directory };
+        let mut guest = Guest::of(guest.device, guest.directory);
+        guest.post_buffer();
         let program = guest.program(7);
         let port = guest.receive_op(Op::Request).header.src_port.get();
         drop(program);
