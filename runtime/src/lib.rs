@@ -30,7 +30,7 @@ pub use config::{
     ContainerConfig, ExtraHost, HealthConfig, LogConfig, LogDriver, MountKind, MountSpec,
     NetworkAttachment, PortSpec, Protocol, RestartPolicy, Ulimit,
 };
-pub use engine::{Engine, EngineOptions};
+pub use engine::{Engine, EngineOptions, Files};
 pub use error::{ErrorKind, Failure, Object, RuntimeError};
 pub use events::EventReader;
 pub use logs::LogReader;

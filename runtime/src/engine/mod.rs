@@ -1,5 +1,6 @@
 //! What can be asked of containers: one method per command.
 
+pub use files::Files;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;

@@ -73,7 +73,7 @@ enum LastWord {
 }
 
 /// A booted VM, and what happens to it.
-struct Vm {
+pub(super) struct Vm {
     vmm: VmmProcess,
     notes: Receiver<Note>,
     notify: Sender<Note>,
@@ -141,20 +141,28 @@ fn prepare(
     place: &Place,
     size: Option<(u16, u16)>,
 ) -> Result<(Client, Arc<Hub>), RuntimeError> {
-    let vsock = shared.paths.vsock();
-    let client = Client::connect(&vsock, AGENT_TIMEOUT).map_err(agent_error)?;
+    let client = create(shared, place, size)?;
+    let hub = Arc::new(Hub::new(shape(shared), open_log(shared)?));
+    hub.connect(&shared.paths.vsock())?;
+    Ok((client, hub))
+}
+
+/// Makes the VM the container's: its root is there then, and its process waits.
+pub(super) fn create(
+    shared: &Shared,
+    place: &Place,
+    size: Option<(u16, u16)>,
+) -> Result<Client, RuntimeError> {
+    let client = Client::connect(&shared.paths.vsock(), AGENT_TIMEOUT).map_err(agent_error)?;
     client.configure(guest::configuration(&shared.record, place)?).map_err(agent_error)?;
     let request = Request::Create(Box::new(guest::container(&shared.record, size)));
     match client.call(&request, Some(CREATE_PATIENCE)).map_err(agent_error)? {
-        Response::Done => {}
+        Response::Done => Ok(client),
         other => {
             let error = ProtocolError::Violation(format!("{other:?} isn't the answer"));
-            return Err(agent_error(error));
+            Err(agent_error(error))
         }
     }
-    let hub = Arc::new(Hub::new(shape(shared), open_log(shared)?));
-    hub.connect(&vsock)?;
-    Ok((client, hub))
 }
 
 fn shape(shared: &Shared) -> Shape {
@@ -239,7 +247,7 @@ fn watch_shares(shared: &Shared) -> Option<ChangeWatch> {
 impl Vm {
     /// Brings a VM to where its agent can be connected to: out of the template if there's one, else
     /// by booting it, and a template is made on the way. Says whether it came out of one.
-    fn start(
+    pub(super) fn start(
         shared: &Shared,
         place: &mut Place,
         spec: &VmSpec,
@@ -350,7 +358,7 @@ impl Vm {
     }
 
     /// Finds the reason why the agent can't be talked to: the VMM may know it.
-    fn explain(&mut self, error: RuntimeError) -> RuntimeError {
+    pub(super) fn explain(&mut self, error: RuntimeError) -> RuntimeError {
         if !matches!(error, RuntimeError::Protocol { .. }) {
             return error;
         }
@@ -437,18 +445,37 @@ impl Vm {
         let config = &shared.record.config;
         let matters = has_shares || !(config.auto_remove || config.keep_changes);
         if matters && !self.is_over {
-            match running.client.shutdown(Duration::ZERO) {
-                Ok(()) => {}
-                Err(error) => log::warn!("the guest can't be shut down: {error}"),
-            }
-            // It powers off once the connection is closed.
-            running.client.close();
-            if self.await_vmm_over(SHUTDOWN_PATIENCE).is_none() {
-                log::warn!("the guest isn't off after {SHUTDOWN_PATIENCE:?}, and is ended");
-            }
+            self.power_off(&running.client);
         }
         running.client.close();
         running.killer.kill();
+        self.reap();
+    }
+
+    /// Has the guest write what it hasn't yet, and switch itself off.
+    fn power_off(&mut self, client: &Client) {
+        match client.shutdown(Duration::ZERO) {
+            Ok(()) => {}
+            Err(error) => log::warn!("the guest can't be shut down: {error}"),
+        }
+        // It powers off once the connection is closed.
+        client.close();
+        if self.await_vmm_over(SHUTDOWN_PATIENCE).is_none() {
+            log::warn!("the guest isn't off after {SHUTDOWN_PATIENCE:?}, and is ended");
+        }
+    }
+
+    /// Ends a VM in which no process ran.
+    pub(super) fn put_away(&mut self, client: &Client) {
+        self.power_off(client);
+        match self.vmm.killer() {
+            Ok(killer) => killer.kill(),
+            Err(error) => log::warn!("the VMM can't be ended: {error}"),
+        }
+        self.reap();
+    }
+
+    fn reap(&mut self) {
         if let Err(error) = self.vmm.wait() {
             log::warn!("the VMM can't be waited for: {error}");
         }

@@ -28,6 +28,7 @@ mod shared;
 mod starter;
 mod template;
 mod upper;
+mod visit;
 
 use std::sync::Arc;
 use std::thread;
@@ -42,6 +43,7 @@ use self::listener::Listener;
 use self::restart::Backoff;
 use self::shared::{Phase, Shared};
 use self::starter::Starter;
+pub(crate) use self::visit::Visit;
 use crate::error::system;
 use crate::files::LockFile;
 use crate::record::{Status, Summary};

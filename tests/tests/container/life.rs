@@ -49,6 +49,29 @@ fn processes_get_the_signals_that_they_wait_for() -> Result<()> {
 }
 
 #[test]
+fn files_of_a_container_that_doesnt_run_are_there() -> Result<()> {
+    let host = host()?;
+    host.ok("pull busybox")?;
+    host.ok("create --name job busybox cat /input")?;
+    let (input, output) = (host.path("input"), host.path("output"));
+    fs::write(&input, "from the host")?;
+    host.ok(&format!("cp {} job:/input", input.display()))?;
+    ensure!(host.ok("inspect --format {{.State.Status}} job")? == "created\n");
+    ensure!(host.ok("start --attach job")? == "from the host");
+    host.ok(&format!("cp job:/input {}", output.display()))?;
+    ensure!(fs::read_to_string(output)? == "from the host");
+    let changes = host.ok("diff job")?;
+    ensure!(changes.lines().any(|line| line == "A /input"), "{changes}");
+    host.ok("commit job with-input")?;
+    ensure!(host.ok("run --rm with-input cat /input")? == "from the host");
+    ensure!(host.ok("inspect --format {{.State.Status}} job")? == "exited\n");
+    host.fails("cp job:/none /tmp/none", 1)?;
+    host.ok("rm job")?;
+    host.ok("rmi with-input")?;
+    Ok(())
+}
+
+#[test]
 fn bytes_go_through_unharmed() -> Result<()> {
     let host = host()?;
     host.ok("pull busybox")?;

@@ -93,11 +93,14 @@ pub(crate) fn run(args: &BuildArgs, level: LevelFilter) -> Result<u8, CliError> 
         tags: tags.clone(),
     };
     let pull = if args.pull { Pull::Always } else { Pull::Missing };
-    let mut host = Host::new(engine, pull, args.quiet, args.memory, input.directory)?;
+    let mut host = Host::new(Arc::clone(&engine), pull, args.quiet, args.memory, input.directory)?;
     let image = images.build(&options, &mut host).map_err(|error| {
         host.show_output();
         ContainerError::from(Box::new(error))
     })?;
+    for tag in &tags {
+        engine.emit("image", "tag", &image.id, [("name", tag.familiar())]);
+    }
     if args.quiet {
         output::print(&format!("{}\n", image.id))?;
         return Ok(api::exit::STOPPED);

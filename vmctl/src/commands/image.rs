@@ -82,8 +82,8 @@ pub(crate) fn run(command: &ImageCommand, level: LevelFilter) -> Result<u8, CliE
         ImageCommand::Tag(args) => rm::tag(&engine, &images, args),
         ImageCommand::History(args) => history::run(&images, args),
         ImageCommand::Save(args) => archive::save(&images, args),
-        ImageCommand::Load(args) => archive::load(&images, args),
-        ImageCommand::Import(args) => import::run(&images, args),
+        ImageCommand::Load(args) => archive::load(&engine, &images, args),
+        ImageCommand::Import(args) => import::run(&engine, &images, args),
     }
 }
 

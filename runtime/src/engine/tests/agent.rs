@@ -164,9 +164,9 @@ fn stop(host: &Host, supervisor: Supervisor) {
 #[test]
 fn archives_go_in_and_come_out() {
     let (host, supervisor, agent) = running();
-    host.engine.copy_in("one", "/dir", &mut &b"an archive"[..]).unwrap();
+    host.engine.files("one").unwrap().copy_in("/dir", &mut &b"an archive"[..]).unwrap();
     let mut out = Vec::new();
-    host.engine.copy_out("one", "/file", &mut out).unwrap();
+    host.engine.files("one").unwrap().copy_out("/file", &mut out).unwrap();
     assert_eq!(out, b"a file");
     assert!(
         matches!(&agent.asked()[0], Asked::CopyIn { path, keep_owners: false, .. } if path == "/dir")
@@ -180,9 +180,10 @@ fn agents_reason_is_told_rather_than_the_closed_stream() {
     plan(&agent.plan).failure = Some(AgentError::new(Kind::NoSuchPath, "/absent"));
     // More than a socket holds: writing it fails.
     let archive = vec![0; 16 << 20];
-    let error = host.engine.copy_in("one", "/absent", &mut archive.as_slice()).unwrap_err();
+    let error =
+        host.engine.files("one").unwrap().copy_in("/absent", &mut archive.as_slice()).unwrap_err();
     assert_eq!(error.to_string(), "no such file or directory: /absent");
-    let error = host.engine.copy_out("one", "/absent", &mut Vec::new()).unwrap_err();
+    let error = host.engine.files("one").unwrap().copy_out("/absent", &mut Vec::new()).unwrap_err();
     assert_eq!(error.kind(), ErrorKind::NoObject);
     stop(&host, supervisor);
 }

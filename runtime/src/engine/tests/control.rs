@@ -166,13 +166,7 @@ fn log_is_read_while_and_after_the_container_runs() {
 fn what_needs_a_running_container_says_so() {
     let host = Host::new();
     host.create("one");
-    for error in [
-        host.engine.top("one").unwrap_err(),
-        host.engine.diff("one").unwrap_err(),
-        host.engine.copy_in("one", "/", &mut std::io::empty()).unwrap_err(),
-        host.engine.copy_out("one", "/", &mut std::io::sink()).unwrap_err(),
-        host.engine.kill("one", None).unwrap_err(),
-    ] {
+    for error in [host.engine.top("one").unwrap_err(), host.engine.kill("one", None).unwrap_err()] {
         assert!(error.to_string().contains("one is not running"), "{error}");
     }
     let stats = host.engine.stats("one").unwrap();

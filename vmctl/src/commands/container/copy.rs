@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::thread;
 
 use clap::Args;
-use runtime::Engine;
+use runtime::{Engine, Files};
 
 use self::place::{Kind, Source, Target};
 use crate::errors::containers::ContainerError;
@@ -73,10 +73,11 @@ impl<'a> End<'a> {
 pub(super) fn run(engine: &Engine, args: &CpArgs) -> Result<u8, CliError> {
     let copied = match (End::parse(&args.source), End::parse(&args.destination)) {
         (End::Host(source), End::Container { name, path }) => {
-            copy_in(engine, args, source, name, path)?
+            copy_in(&engine.files(name).map_err(ContainerError::from)?, args, source, path)?
         }
         (End::Container { name, path }, End::Host(destination)) => {
-            copy_out(engine, args, name, path, destination)?
+            let files = engine.files(name).map_err(ContainerError::from)?;
+            copy_out(&files, args, (name, path), destination)?
         }
         (End::Container { .. }, End::Container { .. }) => {
             return Err(
@@ -100,19 +101,18 @@ pub(super) fn run(engine: &Engine, args: &CpArgs) -> Result<u8, CliError> {
 
 /// Copies into a container; returns how many bytes the archive had.
 fn copy_in(
-    engine: &Engine,
+    files: &Files,
     args: &CpArgs,
     source: &str,
-    name: &str,
     path: &str,
 ) -> Result<Option<u64>, ContainerError> {
     let path = place::absolute(path);
-    let (there, resolved) = look::follow(engine, name, place::bare(&path))?;
+    let (there, resolved) = look::follow(files, place::bare(&path))?;
     if source == STREAM {
         if there != Some(Kind::Directory) {
             return Err(ContainerError::Copy(format!("destination {path:?} must be a directory")));
         }
-        engine.copy_in(name, &resolved, &mut io::stdin().lock())?;
+        files.copy_in(&resolved, &mut io::stdin().lock())?;
         return Ok(None);
     }
     let (file, facts) = local_source(source, args.follow_link)?;
@@ -122,7 +122,7 @@ fn copy_in(
         let top = target.name.as_deref().unwrap_or(".");
         let packing = scope.spawn(|| pack::pack(&file, Path::new(top), args.archive, writer));
         let mut reader = Counted { inner: reader, bytes: 0 };
-        let copied = engine.copy_in(name, &target.dir, &mut reader);
+        let copied = files.copy_in(&target.dir, &mut reader);
         let bytes = reader.bytes;
         // Whoever still packs needn't.
         drop(reader);
@@ -155,27 +155,26 @@ fn local_source(source: &str, follow: bool) -> Result<(PathBuf, Source), Contain
 
 /// Copies out of a container; returns how many bytes the archive had.
 fn copy_out(
-    engine: &Engine,
+    files: &Files,
     args: &CpArgs,
-    name: &str,
-    path: &str,
+    (container, path): (&str, &str),
     destination: &str,
 ) -> Result<Option<u64>, ContainerError> {
     let path = place::absolute(path);
     let asked = if args.follow_link && !path.ends_with('/') && !place::is_contents(&path) {
-        look::follow(engine, name, &path)?.1
+        look::follow(files, &path)?.1
     } else {
         path.clone()
     };
     if destination == STREAM {
-        engine.copy_out(name, &asked, &mut io::stdout().lock())?;
+        files.copy_out(&asked, &mut io::stdout().lock())?;
         return Ok(None);
     }
     let (reader, mut writer) = io::pipe().map_err(no_pipe)?;
     thread::scope(|scope| {
         let asked = &asked;
         // It's dropped at the thread's end: the reader waits for that.
-        let packing = scope.spawn(move || engine.copy_out(name, asked, &mut writer));
+        let packing = scope.spawn(move || files.copy_out(asked, &mut writer));
         let mut reader = Counted { inner: reader, bytes: 0 };
         let unpacked = unpack::unpack(&mut reader, args.archive, |is_dir| {
             let name = place::name(&path).unwrap_or_else(|| ".".to_owned());
@@ -192,7 +191,7 @@ fn copy_out(
         // for a reason of the container's.
         match (unpacked, packed) {
             (Ok(true), packed) => Ok(packed.map(|()| Some(bytes))?),
-            (Ok(false), Ok(())) => Err(ContainerError::Copy(format!("{name} sent nothing"))),
+            (Ok(false), Ok(())) => Err(ContainerError::Copy(format!("{container} sent nothing"))),
             (Ok(false), Err(error)) => Err(error.into()),
             (Err(error), _) => Err(error),
         }

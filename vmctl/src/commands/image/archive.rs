@@ -5,7 +5,8 @@ use std::io::{self, BufWriter, IsTerminal, Write};
 use std::path::{Path, PathBuf};
 
 use clap::Args;
-use image::{Found, Images, Silent};
+use image::{Found, Images, Reference, Silent};
+use runtime::Engine;
 use tempfile::NamedTempFile;
 
 use super::progress::{Layers, Stream};
@@ -74,7 +75,7 @@ fn save_to_file(images: &Images, names: &[String], path: &Path) -> Result<(), Co
     file.persist(path).map(drop).map_err(|error| failed(error.error))
 }
 
-pub(super) fn load(images: &Images, args: &LoadArgs) -> Result<u8, CliError> {
+pub(super) fn load(engine: &Engine, images: &Images, args: &LoadArgs) -> Result<u8, CliError> {
     let found = match &args.input {
         Some(path) => {
             let failed = |source| ContainerError::File { what: "read", path: path.clone(), source };
@@ -88,6 +89,10 @@ pub(super) fn load(images: &Images, args: &LoadArgs) -> Result<u8, CliError> {
         }
         None => load_from(images, io::stdin().lock(), args.quiet)?,
     };
+    for found in &found {
+        let name = found.reference.as_ref().map(Reference::familiar);
+        engine.emit("image", "load", &found.image.id, name.map(|name| ("name", name)));
+    }
     let lines = found.iter().map(|found| match &found.reference {
         Some(name) => format!("Loaded image: {}\n", name.familiar()),
         None => format!("Loaded image ID: {}\n", found.image.id),

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 use image::{HistoryEntry, ImageConfig, Images, NewImage, Platform, change_config};
+use runtime::Engine;
 use serde_json::json;
 
 use super::reference;
@@ -41,7 +42,7 @@ pub(crate) struct ImportArgs {
     name: Option<String>,
 }
 
-pub(super) fn run(images: &Images, args: &ImportArgs) -> Result<u8, CliError> {
+pub(super) fn run(engine: &Engine, images: &Images, args: &ImportArgs) -> Result<u8, CliError> {
     let tags = args.name.iter().map(|name| reference(name)).collect::<Result<Vec<_>, _>>()?;
     let source = args.source.display().to_string();
     if source.contains("://") {
@@ -54,6 +55,8 @@ pub(super) fn run(images: &Images, args: &ImportArgs) -> Result<u8, CliError> {
         .map_err(|error| ContainerError::from(Box::new(error)))?;
     let image = NewImage { base: None, layers: vec![layer(args)?], config, tags };
     let image = images.add(image).map_err(ContainerError::from)?;
+    let name = args.name.clone().map(|name| ("name", name));
+    engine.emit("image", "import", &image.id, name);
     output::print(&format!("{}\n", image.id))?;
     Ok(api::exit::STOPPED)
 }

@@ -4,7 +4,7 @@ use std::io;
 use std::path::PathBuf;
 use std::thread;
 
-use runtime::{Engine, ErrorKind};
+use runtime::{ErrorKind, Files};
 use tar::{Archive, EntryType};
 
 use super::no_pipe;
@@ -24,14 +24,10 @@ enum Seen {
 }
 
 /// What's at a path, links followed, and the path that they lead to.
-pub(super) fn follow(
-    engine: &Engine,
-    container: &str,
-    path: &str,
-) -> Result<(Option<Kind>, String), ContainerError> {
+pub(super) fn follow(files: &Files, path: &str) -> Result<(Option<Kind>, String), ContainerError> {
     let mut path = path.to_owned();
     for _ in 0..MAX_LINKS {
-        let kind = match look(engine, container, &path)? {
+        let kind = match look(files, &path)? {
             Seen::Nothing => None,
             Seen::Directory => Some(Kind::Directory),
             Seen::File => Some(Kind::File),
@@ -56,10 +52,10 @@ fn joined(path: &str, target: &str) -> String {
 }
 
 /// Reads the beginning of the archive of a path.
-fn look(engine: &Engine, container: &str, path: &str) -> Result<Seen, ContainerError> {
+fn look(files: &Files, path: &str) -> Result<Seen, ContainerError> {
     let (reader, mut writer) = io::pipe().map_err(no_pipe)?;
     thread::scope(|scope| {
-        let packing = scope.spawn(move || engine.copy_out(container, path, &mut writer));
+        let packing = scope.spawn(move || files.copy_out(path, &mut writer));
         let mut archive = Archive::new(reader);
         let seen = first(&mut archive);
         // The rest isn't wanted: this ends it.
