@@ -54,11 +54,20 @@ fn image_is_imported_named_saved_removed_and_loaded_again() {
     assert_eq!(ok(dir, &["images", "-q"]), "");
     assert_eq!(ok(dir, &["load", "-i", "saved.tar"]), "Loaded image: tiny:1\n");
     assert_eq!(ok(dir, &["images", "-q", "--no-trunc"]), id);
+
+    // An archive of ours is an OCI layout, too.
+    ok(dir, &["rmi", "tiny:1"]);
+    fs::create_dir(dir.join("layout")).unwrap();
+    tar::Archive::new(fs::File::open(dir.join("saved.tar")).unwrap())
+        .unpack(dir.join("layout"))
+        .unwrap();
+    assert_eq!(ok(dir, &["load", "-i", "layout"]), "Loaded image: tiny:1\n");
+    assert_eq!(ok(dir, &["images", "-q", "--no-trunc"]), id);
     let events = ok(dir, &["events", "--since", "1h", "--until", "0s", "--format", "{{.Action}}"]);
     let mut events: Vec<_> = events.lines().collect();
     // One for each name, and for each image that goes with them.
     events.dedup();
-    assert_eq!(events, ["import", "tag", "untag", "delete", "load"]);
+    assert_eq!(events, ["import", "tag", "untag", "delete", "load", "untag", "delete", "load"]);
 }
 
 #[test]

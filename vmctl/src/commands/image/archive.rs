@@ -31,12 +31,12 @@ pub(crate) struct SaveArgs {
 
 /// Load an image from a tar archive or STDIN.
 ///
-/// It reads what docker save, podman save and vmctl save write, and archives of OCI layouts,
-/// compressed or not.
+/// It reads what docker save, podman save and vmctl save write, and OCI layouts: archives,
+/// compressed or not, and directories.
 #[derive(Debug, Args)]
 #[command(disable_version_flag = true)]
 pub(crate) struct LoadArgs {
-    /// Read from tar archive file, instead of STDIN.
+    /// Read from tar archive file, or the directory of an OCI layout, instead of STDIN.
     #[arg(long, short, value_name = "FILE")]
     input: Option<PathBuf>,
 
@@ -77,6 +77,7 @@ fn save_to_file(images: &Images, names: &[String], path: &Path) -> Result<(), Co
 
 pub(super) fn load(engine: &Engine, images: &Images, args: &LoadArgs) -> Result<u8, CliError> {
     let found = match &args.input {
+        Some(path) if path.is_dir() => images.load_directory(path).map_err(ContainerError::from)?,
         Some(path) => {
             let failed = |source| ContainerError::File { what: "read", path: path.clone(), source };
             load_from(images, fs::File::open(path).map_err(failed)?, args.quiet)?
