@@ -1,6 +1,5 @@
 //! What can be asked of containers: one method per command.
 
-pub use files::Files;
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -22,6 +21,7 @@ mod run;
 #[cfg(test)]
 mod tests;
 
+pub use self::files::Files;
 use crate::events::{self, EventLog};
 use crate::paths::Paths;
 use crate::record::Summary;
