@@ -119,7 +119,9 @@ pub(super) fn run(what: What, runs: u32, programs: &Path, artifacts: &Path) -> R
                 .with_context(|| format!("no exec by {contender:?}"))?;
             measure_pull(&host, contender, &mut samples)
                 .with_context(|| format!("no pull by {contender:?}"))?;
-            for count in COUNTS {
+        }
+        for count in COUNTS {
+            for contender in [Contender::Warm, Contender::Podman] {
                 measure_idle(&host, contender, count, &mut samples)
                     .with_context(|| format!("no {count} idle containers by {contender:?}"))?;
             }
