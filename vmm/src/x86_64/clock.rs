@@ -21,6 +21,11 @@ use super::{msrs, raw};
 
 const NS_PER_SECOND: u64 = 1_000_000_000;
 
+/// How close a counter's value is tied to kvmclock's, in nanoseconds, before nobody looks again; and
+/// how often that's tried.
+const CLOSE_NS: u64 = 5_000;
+const MAX_LOOKS: u32 = 16;
+
 /// What becomes of the guest's clocks over the gap between a snapshot and its restore.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(crate) enum ClockPolicy {
@@ -53,11 +58,34 @@ pub(super) fn save(vm: &VmFd) -> Result<SavedClock, StateError> {
 /// [`StateError::Kvm`] when KVM refuses.
 pub(super) fn save_tsc(vm: &VmFd, vcpu: &VcpuFd) -> Result<SavedTsc, StateError> {
     let offset = raw::tsc_offset(vcpu).ok();
+    let mut tied = look(vm, vcpu, offset)?;
+    for _ in 1..MAX_LOOKS {
+        if tied.uncertain_ns <= CLOSE_NS {
+            break;
+        }
+        // This thread may have had to wait between the looks: the closest ones count.
+        let again = look(vm, vcpu, offset)?;
+        if again.uncertain_ns < tied.uncertain_ns {
+            tied = again;
+        }
+    }
+    let Tied { value, kvmclock_ns, .. } = tied;
+    Ok(SavedTsc { khz: vcpu.get_tsc_khz().ok(), value, kvmclock_ns, offset })
+}
+
+fn look(vm: &VmFd, vcpu: &VcpuFd, offset: Option<u64>) -> Result<Tied, StateError> {
     let before = get(vm)?;
     let value = msrs::read_one(vcpu, IA32_TSC)?.unwrap_or_default();
     let after = get(vm)?;
-    let (value, kvmclock_ns) = pair(before, value, after, offset);
-    Ok(SavedTsc { khz: vcpu.get_tsc_khz().ok(), value, kvmclock_ns, offset })
+    Ok(pair(before, value, after, offset))
+}
+
+/// A counter's value, and what kvmclock shows at that instant, or so many nanoseconds beside it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+struct Tied {
+    value: u64,
+    kvmclock_ns: u64,
+    uncertain_ns: u64,
 }
 
 /// Ties the counter's `value`, read between two looks at kvmclock, to one instant of kvmclock.
@@ -65,21 +93,17 @@ pub(super) fn save_tsc(vm: &VmFd, vcpu: &VcpuFd) -> Result<SavedTsc, StateError>
 /// The counter is the host's, scaled, plus `offset`. Without scaling, that is with nearly every
 /// host, the value at the instant of the first look follows exactly, and lies where it was read. If
 /// it doesn't, the middle between the looks is as close as one gets: a few microseconds.
-fn pair(
-    before: kvm_clock_data,
-    value: u64,
-    after: kvm_clock_data,
-    offset: Option<u64>,
-) -> (u64, u64) {
+fn pair(before: kvm_clock_data, value: u64, after: kvm_clock_data, offset: Option<u64>) -> Tied {
     let told = before.flags & after.flags & KVM_CLOCK_HOST_TSC != 0;
     if let Some(offset) = offset.filter(|_| told) {
         let exact = before.host_tsc.wrapping_add(offset);
         let read_after = value.wrapping_sub(exact);
         if read_after <= after.host_tsc.wrapping_sub(before.host_tsc) {
-            return (exact, before.clock);
+            return Tied { value: exact, kvmclock_ns: before.clock, uncertain_ns: 0 };
         }
     }
-    (value, before.clock.saturating_add(after.clock.saturating_sub(before.clock) / 2))
+    let uncertain_ns = after.clock.saturating_sub(before.clock) / 2;
+    Tied { value, kvmclock_ns: before.clock.saturating_add(uncertain_ns), uncertain_ns }
 }
 
 /// Sets the VM's clock as `policy` says. All vCPUs exist and have their frequency.
@@ -222,14 +246,15 @@ mod tests {
         };
         let (before, after) = (clock(1000, 8000), clock(1100, 8200));
         let offset = Some(0_u64.wrapping_sub(3000));
+        let tied = |value, kvmclock_ns, uncertain_ns| Tied { value, kvmclock_ns, uncertain_ns };
         for value in [5000, 5123, 5200] {
-            assert_eq!(pair(before, value, after, offset), (5000, 1000));
+            assert_eq!(pair(before, value, after, offset), tied(5000, 1000, 0));
         }
         for value in [4999, 5201, 90_000] {
-            assert_eq!(pair(before, value, after, offset), (value, 1050));
+            assert_eq!(pair(before, value, after, offset), tied(value, 1050, 50));
         }
-        assert_eq!(pair(before, 5100, after, None), (5100, 1050));
+        assert_eq!(pair(before, 5100, after, None), tied(5100, 1050, 50));
         let silent = kvm_clock_data { flags: 0, ..after };
-        assert_eq!(pair(before, 5100, silent, offset), (5100, 1050));
+        assert_eq!(pair(before, 5100, silent, offset), tied(5100, 1050, 50));
     }
 }
