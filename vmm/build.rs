@@ -38,6 +38,10 @@ const ENOSYS: u32 = 38;
 
 fn main() -> Result<()> {
     println!("cargo::rerun-if-changed={POLICIES}");
+    if env::var("PROFILE")? == "release" {
+        // Cargo forgets the profile's `strip` where a package has an `opt-level` of its own.
+        println!("cargo::rustc-link-arg-bins=-Wl,--strip-all");
+    }
     let target = env::var("CARGO_CFG_TARGET_ARCH")?;
     // All of them on every host: whoever breaks one learns of it at once.
     for architecture in ARCHITECTURES {
