@@ -1,0 +1,9 @@
+//! The same image as a container and as a virtual machine, measured side by side.
+//!
+//! ```text
+//! ways ──▶ workloads ──▶ Report ──▶ terminal, CSV, JSON, HTML
+//!                          └──────▶ differences between two reports
+//! ```
+
+pub mod model;
+pub mod statistics;
