@@ -1,6 +1,6 @@
 //! The ways to run an image: what is measured, seen from outside.
 
-use std::io::Read;
+use std::io::PipeReader;
 use std::net::SocketAddr;
 use std::time::Instant;
 
@@ -46,7 +46,7 @@ pub trait Instance: Send {
     fn started(&self) -> Instant;
 
     /// Its output: a container's standard output and error, a full VM's console. Once.
-    fn output(&mut self) -> Option<Box<dyn Read + Send>>;
+    fn output(&mut self) -> Option<PipeReader>;
 
     /// Where it answers, from the host; waits until that's known.
     ///
