@@ -8,13 +8,11 @@
 //! and clones, [`containers`] for containers beside podman's and crun's, [`cgroup`] and [`smaps`] count CPU time and memory, [`report`] holds the samples to the
 //! bars.
 
-mod cgroup;
 mod containers;
 mod contender;
 mod io;
 mod measure;
 mod report;
-mod smaps;
 mod snapshot;
 
 use std::fs;

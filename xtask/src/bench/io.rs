@@ -18,8 +18,8 @@ use serde::{Deserialize, Serialize};
 use self::machine::{HOST_ADDRESS, Stage};
 use self::shell::Shell;
 use super::What;
-use super::cgroup::{Cgroup, CpuTime};
 use crate::process;
+use metering::{Cgroup, CpuTime};
 
 /// What a guest is asked to do.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -10,10 +10,10 @@ use anyhow::{Context, Result, bail};
 use rustix::process::setpriority_process;
 use serde::{Deserialize, Serialize};
 
-use super::cgroup::Cgroup;
 use super::contender::{Guest, Program, Stage};
-use super::{What, containers, io, name, smaps, snapshot};
+use super::{What, containers, io, name, snapshot};
 use crate::process;
+use metering::Cgroup;
 
 /// What `/init` prints once it runs, and prints nothing like before.
 pub(super) const MARK: &[u8] = b"@@ready@@";
@@ -179,7 +179,7 @@ fn take_sample(
     let cpu = cgroup.cpu_time()?;
     let mut own_memory_kib = 0;
     for process in cgroup.processes()? {
-        own_memory_kib += smaps::own_pss_kib(process, guest.memory_mib() << 20)?;
+        own_memory_kib += metering::own_pss_kib(process, guest.memory_mib() << 20)?;
     }
     Ok(Sample {
         guest,

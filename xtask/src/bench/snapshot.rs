@@ -15,8 +15,8 @@ use serde_json::{Value, json};
 
 use self::machine::{Snapshot, Stage, Vmm};
 use super::What;
-use super::cgroup::Cgroup;
 use super::measure::Ahead;
+use metering::Cgroup;
 
 /// How many requests are sent over one connection.
 const REQUESTS: u64 = 1000;
@@ -240,7 +240,7 @@ fn resumed(more: &Value) -> Value {
 }
 
 fn cgroup() -> Result<Cgroup> {
-    Cgroup::create("xtask-bench")
+    Ok(Cgroup::create("xtask-bench")?)
 }
 
 fn cpu_ns(cgroup: &Cgroup) -> Result<u64> {

@@ -11,12 +11,11 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use serde_json::{Value, json};
 
-use super::super::cgroup::Cgroup;
 use super::super::contender::copy;
-use super::super::smaps;
 use super::{Contender, quietly};
 use crate::images::registry::Registry;
 use crate::process;
+use metering::Cgroup;
 
 /// The cgroup that all processes of a measurement are below.
 const CGROUP: &str = "xtask-bench";
@@ -288,7 +287,7 @@ impl Measured {
     pub(super) fn pss_kib(&self) -> Result<u64> {
         let mut sum = 0;
         for process in self.all.all_processes()? {
-            sum += smaps::sums(process)?.pss_kib;
+            sum += metering::sums(process)?.pss_kib;
         }
         Ok(sum)
     }

@@ -5,7 +5,6 @@ use std::time::Instant;
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
-use super::super::smaps;
 use super::machine::{Snapshot, Stage, Vmm};
 use super::{Figure, Samples, cgroup, cpu_ns, resumed};
 
@@ -44,7 +43,7 @@ pub(super) fn measure(
         let cpu = cpu_ns(&cgroup)?;
         let (mut pss, mut unshared) = (0, 0);
         for clone in &clones {
-            let memory = smaps::sums(clone.process())?;
+            let memory = metering::sums(clone.process())?;
             pss += memory.pss_kib;
             unshared += memory.unshared_kib;
         }

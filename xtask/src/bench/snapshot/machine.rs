@@ -10,11 +10,11 @@ use anyhow::{Context, Result, ensure};
 use rustix::fs::{Advice, fadvise};
 use serde_json::{Value, json};
 
-use super::super::cgroup::Cgroup;
 use super::super::contender::{CMDLINE, copy};
 use super::super::measure::wait_for_mark;
 use super::http::Api;
 use crate::process;
+use metering::Cgroup;
 
 /// Where `guest-answer` listens.
 const PORT: u32 = 52;

@@ -7,23 +7,26 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 
-/// Where cgroup v2 is mounted.
-const ROOT: &str = "/sys/fs/cgroup";
+use crate::{MeterError, file};
+
+type Result<T> = std::result::Result<T, MeterError>;
+
+/// The kernel's list of what's mounted where.
+const MOUNTS: &str = "/proc/self/mountinfo";
 
 /// CPU time used so far.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct CpuTime {
+pub struct CpuTime {
     /// In user space and in guests, in microseconds.
-    pub(super) user_us: u64,
+    pub user_us: u64,
     /// In the host's kernel, in microseconds.
-    pub(super) system_us: u64,
+    pub system_us: u64,
 }
 
 /// A cgroup with the processes of one run. Those are killed when it's dropped.
-pub(super) struct Cgroup {
+pub struct Cgroup {
     path: PathBuf,
 }
 
@@ -33,15 +36,35 @@ impl Cgroup {
     /// # Errors
     ///
     /// Fails without a writable cgroup v2.
-    pub(super) fn create(name: &str) -> Result<Self> {
-        let path = Path::new(ROOT).join(name);
-        fs::create_dir(&path).with_context(|| format!("cannot create {}", path.display()))?;
+    pub fn create(name: &str) -> Result<Self> {
+        let mounts = Path::new(MOUNTS);
+        let text = fs::read_to_string(mounts).map_err(file("read", mounts))?;
+        let root = mount_point(&text).ok_or(MeterError::NoCgroups)?;
+        Self::create_at(root.join(name))
+    }
+
+    /// Makes an empty one below this one.
+    ///
+    /// # Errors
+    ///
+    /// Fails when there is one.
+    pub fn create_below(&self, name: &str) -> Result<Self> {
+        Self::create_at(self.path.join(name))
+    }
+
+    fn create_at(path: PathBuf) -> Result<Self> {
+        fs::create_dir(&path).map_err(file("create", &path))?;
         Ok(Self { path })
+    }
+
+    /// The directory.
+    pub fn path(&self) -> &Path {
+        &self.path
     }
 
     /// Makes `command` one that runs in here from its `exec` on. The shell that moves itself here
     /// first is counted with the few system calls that it needs for `exec`.
-    pub(super) fn enter(&self, command: &Command) -> Command {
+    pub fn enter(&self, command: &Command) -> Command {
         let mut entering = Command::new("sh");
         entering.args(["-c", r#"echo 0 >"$0" && exec "$@""#]).arg(self.path.join("cgroup.procs"));
         entering.arg(command.get_program()).args(command.get_args());
@@ -59,9 +82,9 @@ impl Cgroup {
     /// # Errors
     ///
     /// Fails when the kernel's file can't be read.
-    pub(super) fn cpu_time(&self) -> Result<CpuTime> {
+    pub fn cpu_time(&self) -> Result<CpuTime> {
         let text = self.read("cpu.stat")?;
-        parse_cpu_stat(&text).with_context(|| format!("cpu.stat lacks times:\n{text}"))
+        parse_cpu_stat(&text).ok_or_else(|| MeterError::Format { path: self.path.join("cpu.stat") })
     }
 
     /// Lists the processes that are in here.
@@ -69,9 +92,10 @@ impl Cgroup {
     /// # Errors
     ///
     /// Fails when the kernel's file can't be read.
-    pub(super) fn processes(&self) -> Result<Vec<u32>> {
+    pub fn processes(&self) -> Result<Vec<u32>> {
         let text = self.read("cgroup.procs")?;
-        text.lines().map(|line| line.parse().context("cgroup.procs lists numbers")).collect()
+        let wrong = || MeterError::Format { path: self.path.join("cgroup.procs") };
+        text.lines().map(|line| line.parse().map_err(|_| wrong())).collect()
     }
 
     /// Kills all processes in here and waits until they have ended.
@@ -79,9 +103,9 @@ impl Cgroup {
     /// # Errors
     ///
     /// Fails when the kernel's files can't be used.
-    pub(super) fn kill(&self) -> Result<()> {
-        let file = self.path.join("cgroup.kill");
-        fs::write(&file, "1").with_context(|| format!("cannot write {}", file.display()))?;
+    pub fn kill(&self) -> Result<()> {
+        let path = self.path.join("cgroup.kill");
+        fs::write(&path, "1").map_err(file("write", &path))?;
         self.wait_until_empty(None)
     }
 
@@ -90,23 +114,25 @@ impl Cgroup {
     /// # Errors
     ///
     /// Fails when some are left then, or the kernel's files can't be used.
-    pub(super) fn wait_until_empty(&self, patience: Option<Duration>) -> Result<()> {
+    pub fn wait_until_empty(&self, patience: Option<Duration>) -> Result<()> {
         let deadline = patience.map(|patience| Instant::now() + patience);
         loop {
             // Opened before it's read: a change after that wakes the poll.
             let path = self.path.join("cgroup.events");
-            let mut events =
-                File::open(&path).with_context(|| format!("cannot open {}", path.display()))?;
+            let mut events = File::open(&path).map_err(file("open", &path))?;
             let mut text = String::new();
-            events.read_to_string(&mut text).context("cannot read a cgroup's events")?;
+            events.read_to_string(&mut text).map_err(file("read", &path))?;
             if text.lines().any(|line| line == "populated 0") {
                 return Ok(());
             }
             let left = deadline.map(|deadline| deadline.saturating_duration_since(Instant::now()));
-            let left = left.map(Timespec::try_from).transpose().context("a timeout")?;
+            // One of more seconds than the kernel can count is none.
+            let left = left.and_then(|left| Timespec::try_from(left).ok());
             let ready = poll(&mut [PollFd::new(&events, PollFlags::PRI)], left.as_ref())
-                .context("cannot wait for the end of a cgroup's processes")?;
-            ensure!(ready != 0, "processes are left in {}", self.path.display());
+                .map_err(|errno| file("wait for", &path)(errno.into()))?;
+            if ready == 0 {
+                return Err(MeterError::Left { path: self.path.clone() });
+            }
         }
     }
 
@@ -115,7 +141,7 @@ impl Cgroup {
     /// # Errors
     ///
     /// Fails when the kernel's files can't be read.
-    pub(super) fn all_processes(&self) -> Result<Vec<u32>> {
+    pub fn all_processes(&self) -> Result<Vec<u32>> {
         let mut processes = self.processes()?;
         for path in below(&self.path) {
             let path = path.join("cgroup.procs");
@@ -128,7 +154,7 @@ impl Cgroup {
 
     fn read(&self, name: &str) -> Result<String> {
         let path = self.path.join(name);
-        fs::read_to_string(&path).with_context(|| format!("cannot read {}", path.display()))
+        fs::read_to_string(&path).map_err(file("read", &path))
     }
 }
 
@@ -155,6 +181,15 @@ fn below(path: &Path) -> Vec<PathBuf> {
     found
 }
 
+/// Where cgroup v2 is mounted, by `/proc/self/mountinfo` (proc_pid_mountinfo(5)).
+fn mount_point(mounts: &str) -> Option<PathBuf> {
+    mounts.lines().find_map(|line| {
+        let (before, after) = line.split_once(" - ")?;
+        let is_ours = after.split(' ').next() == Some("cgroup2");
+        is_ours.then(|| before.split(' ').nth(4).map(PathBuf::from)).flatten()
+    })
+}
+
 fn parse_cpu_stat(text: &str) -> Option<CpuTime> {
     let value = |name: &str| {
         let line = text.lines().find_map(|line| line.strip_prefix(name))?;
@@ -166,6 +201,15 @@ fn parse_cpu_stat(text: &str) -> Option<CpuTime> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_mount_is_found_also_beside_the_old_hierarchies() {
+        let mounts = "24 1 0:21 / /proc rw - proc proc rw\n\
+                      30 24 0:26 / /sys/fs/cgroup/unified rw shared:9 - cgroup2 cgroup2 rw\n\
+                      31 24 0:27 / /sys/fs/cgroup/cpu rw shared:10 - cgroup cgroup rw,cpu\n";
+        assert_eq!(mount_point(mounts).unwrap(), Path::new("/sys/fs/cgroup/unified"));
+        assert_eq!(mount_point("24 1 0:21 / /proc rw - proc proc rw\nnonsense\n"), None);
+    }
 
     #[test]
     fn times_are_found_in_cpu_stat() {

@@ -1,8 +1,9 @@
 //! Tells a VMM's own memory from its guest's.
 
 use std::fs;
+use std::path::Path;
 
-use anyhow::{Context, Result};
+use crate::{MeterError, file};
 
 /// One mapping of a process.
 #[derive(Debug, PartialEq, Eq)]
@@ -18,20 +19,21 @@ struct Mapping {
 /// # Errors
 ///
 /// Fails when the process is gone or not ours to look at.
-pub(super) fn own_pss_kib(process: u32, guest_bytes: u64) -> Result<u64> {
+pub fn own_pss_kib(process: u32, guest_bytes: u64) -> Result<u64, MeterError> {
     let path = format!("/proc/{process}/smaps");
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    let mappings = parse(&text).with_context(|| format!("{path} has an unknown format"))?;
+    let path = Path::new(&path);
+    let text = fs::read_to_string(path).map_err(file("read", path))?;
+    let mappings = parse(&text).ok_or_else(|| MeterError::Format { path: path.to_owned() })?;
     Ok(without_guest(&mappings, guest_bytes))
 }
 
 /// What a process has in memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Sums {
+pub struct Sums {
     /// The proportional set size in KiB.
-    pub(super) pss_kib: u64,
+    pub pss_kib: u64,
     /// What no other process maps and no file has, in KiB.
-    pub(super) unshared_kib: u64,
+    pub unshared_kib: u64,
 }
 
 /// Returns what a process has in memory, guest memory included.
@@ -39,10 +41,11 @@ pub(super) struct Sums {
 /// # Errors
 ///
 /// Fails when the process is gone or not ours to look at.
-pub(super) fn sums(process: u32) -> Result<Sums> {
+pub fn sums(process: u32) -> Result<Sums, MeterError> {
     let path = format!("/proc/{process}/smaps_rollup");
-    let text = fs::read_to_string(&path).with_context(|| format!("cannot read {path}"))?;
-    parse_rollup(&text).with_context(|| format!("{path} has an unknown format"))
+    let path = Path::new(&path);
+    let text = fs::read_to_string(path).map_err(file("read", path))?;
+    parse_rollup(&text).ok_or_else(|| MeterError::Format { path: path.to_owned() })
 }
 
 fn parse_rollup(rollup: &str) -> Option<Sums> {
