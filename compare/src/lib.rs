@@ -6,5 +6,9 @@
 //! ```
 
 pub mod model;
+pub mod report;
 pub mod statistics;
 pub mod ways;
+
+#[cfg(test)]
+pub(crate) mod testing;

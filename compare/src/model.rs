@@ -414,6 +414,20 @@ pub enum Verdict {
     Unclear,
 }
 
+impl Verdict {
+    /// The name, as in the JSON file and for people.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Own => "own",
+            Self::Shared => "shared",
+            Self::Refused => "refused",
+            Self::Contained => "contained",
+            Self::Reached => "reached",
+            Self::Unclear => "unclear",
+        }
+    }
+}
+
 impl Report {
     /// The row of that name.
     pub fn row(&self, id: &str) -> Option<&Row> {
