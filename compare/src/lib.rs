@@ -5,6 +5,7 @@
 //!                          └──────▶ differences between two reports
 //! ```
 
+pub mod diff;
 pub mod model;
 pub mod report;
 pub mod statistics;

@@ -38,6 +38,25 @@ fn bootstrap(sorted: &[f64]) -> (f64, f64) {
     (quantile(&medians, 0.025), quantile(&medians, 0.975))
 }
 
+/// The 95 % interval of the ratio of two medians, the second by the first, by the percentile
+/// bootstrap; none where the first one's may be 0.
+pub fn ratio_interval(old: &[f64], new: &[f64]) -> Option<(f64, f64)> {
+    let mut draws = fastrand::Rng::with_seed(SEED);
+    let mut median = |samples: &[f64]| {
+        let mut drawn: Vec<f64> =
+            samples.iter().map(|_| samples[draws.usize(..samples.len())]).collect();
+        drawn.sort_by(f64::total_cmp);
+        quantile(&drawn, 0.5)
+    };
+    if old.is_empty() || new.is_empty() {
+        return None;
+    }
+    let mut ratios: Vec<f64> = (0..RESAMPLES).map(|_| median(new) / median(old)).collect();
+    ratios.sort_by(f64::total_cmp);
+    let interval = (quantile(&ratios, 0.025), quantile(&ratios, 0.975));
+    (ratios.iter().all(|ratio| ratio.is_finite())).then_some(interval)
+}
+
 /// Which samples are beyond Tukey's fences. Of fewer than four nothing can be said.
 fn outliers(samples: &[f64], sorted: &[f64]) -> Vec<u32> {
     if sorted.len() < 4 {
@@ -93,6 +112,17 @@ mod tests {
         assert!(wide.high - wide.low > 10.0 * (narrow.high - narrow.low));
         let alone = Figure::of(vec![5.0]).unwrap();
         assert_eq!((alone.low, alone.high), (5.0, 5.0));
+    }
+
+    #[test]
+    fn interval_of_a_ratio_holds_it_and_excludes_1_only_where_samples_are_apart() {
+        let around = |middle: f64| (0..20).map(|n| middle + f64::from(n % 5)).collect::<Vec<_>>();
+        let (low, high) = ratio_interval(&around(100.0), &around(200.0)).unwrap();
+        assert!(low <= 202.0 / 102.0 && 202.0 / 102.0 <= high && low > 1.9, "{low} {high}");
+        let (low, high) = ratio_interval(&around(100.0), &around(100.0)).unwrap();
+        assert!(low <= 1.0 && 1.0 <= high, "{low} {high}");
+        assert_eq!(ratio_interval(&[0.0, 0.0], &[1.0]), None);
+        assert_eq!(ratio_interval(&[], &[1.0]), None);
     }
 
     #[test]
