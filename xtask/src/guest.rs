@@ -19,6 +19,9 @@ const TARGET: &str = if cfg!(target_arch = "aarch64") {
 /// The initramfs with the agent, as `vmctl` looks for it beside itself.
 const AGENT: &str = "agent.cpio";
 
+/// What `vmctl compare` puts into containers and virtual machines, likewise.
+const PROBE: &str = "compare-probe";
+
 /// The kernel, likewise.
 const KERNEL: &str = "vmlinux";
 
@@ -40,8 +43,8 @@ pub(crate) fn build(package: &str) -> Result<PathBuf> {
     Ok(dirs::target().join(TARGET).join("release").join(package))
 }
 
-/// Builds `vmctl` and `vmm`, and puts the kernel and the agent's initramfs beside them, where
-/// `vmctl run` finds them.
+/// Builds `vmctl` and `vmm`, and puts beside them what `vmctl run` and `vmctl compare` look for
+/// there: the kernel, the agent's initramfs, the program that measures.
 ///
 /// # Errors
 ///
@@ -57,6 +60,8 @@ pub(crate) fn install() -> Result<()> {
     let agent = step("Building the agent", || build("agent"))?;
     let release = dirs::target().join("release");
     write_initramfs(&agent, &release.join(AGENT))?;
+    let probe = step("Building compare-probe", || build(PROBE))?;
+    copy_program(&probe, &release.join(PROBE))?;
     dirs::link(&kernel::ensure()?, &release.join(KERNEL))
 }
 
@@ -71,8 +76,21 @@ fn write_initramfs(init: &Path, output: &Path) -> Result<()> {
     if fs::read(output).is_ok_and(|current| current == archive) {
         return Ok(());
     }
-    let temporary = output.with_added_extension(format!("{}", std::process::id()));
+    let temporary = temporary(output);
     fs::write(&temporary, archive)
         .and_then(|()| fs::rename(&temporary, output))
         .with_context(|| format!("cannot write {}", output.display()))
+}
+
+/// Copies a program; one that runs now goes on with its old file.
+fn copy_program(program: &Path, output: &Path) -> Result<()> {
+    let temporary = temporary(output);
+    fs::copy(program, &temporary)
+        .and_then(|_| fs::rename(&temporary, output))
+        .with_context(|| format!("cannot copy {} to {}", program.display(), output.display()))
+}
+
+/// Where a file is written before it takes the place of another.
+fn temporary(output: &Path) -> PathBuf {
+    output.with_added_extension(format!("{}", std::process::id()))
 }

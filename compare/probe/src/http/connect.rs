@@ -1,0 +1,84 @@
+//! The first answer of a server that's coming up.
+
+use std::io::{self, Write};
+use std::net::{SocketAddr, TcpStream};
+use std::thread;
+use std::time::{Duration, Instant};
+
+use super::check_path;
+use super::response::{Reader, Response, ResponseError};
+use crate::ProbeError;
+use crate::distribution::nanoseconds;
+use crate::error::in_range;
+use crate::results::ConnectResult;
+
+/// The longest wait: an hour.
+const MAX_TIMEOUT_MS: u64 = 3_600_000;
+
+/// How long after a failed attempt the next one is made. Whether another machine has begun to
+/// listen is no event that could be awaited.
+const PAUSE: Duration = Duration::from_millis(1);
+
+/// How long an attempt may take. A packet that is lost while an interface comes up is sent again
+/// after a second only, long after the server is there.
+const ATTEMPT: Duration = Duration::from_millis(250);
+
+/// Asks a server for `path` until it answers, in HTTP, whatever the status.
+///
+/// # Errors
+///
+/// The time or the path makes no sense, or nothing answers within that time.
+pub fn connect(
+    address: SocketAddr,
+    path: &str,
+    timeout_ms: u64,
+) -> Result<ConnectResult, ProbeError> {
+    in_range("--timeout-ms", timeout_ms, 1, MAX_TIMEOUT_MS)?;
+    check_path(path)?;
+    let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
+    let clock = Instant::now();
+    let timeout = Duration::from_millis(timeout_ms);
+    let mut attempts = 0;
+    loop {
+        attempts += 1;
+        let left = timeout.saturating_sub(clock.elapsed()).max(PAUSE);
+        let last = match attempt(address, &request, left) {
+            Ok(response) => {
+                let elapsed_ns = nanoseconds(clock.elapsed());
+                return Ok(ConnectResult { elapsed_ns, attempts, status: response.status });
+            }
+            Err(error) => error,
+        };
+        if clock.elapsed() >= timeout {
+            return Err(ProbeError::NoAnswer { address, timeout_ms, last: last.to_string() });
+        }
+        thread::sleep(PAUSE);
+    }
+}
+
+fn attempt(address: SocketAddr, request: &str, left: Duration) -> Result<Response, ResponseError> {
+    let clock = Instant::now();
+    let mut stream = TcpStream::connect_timeout(&address, ATTEMPT.min(left))?;
+    stream.set_nodelay(true)?;
+    stream.set_write_timeout(Some(left))?;
+    stream.write_all(request.as_bytes())?;
+    Reader::new(Deadline { stream, clock, left }).response()
+}
+
+/// A connection that must say all that it has to say by a certain time.
+struct Deadline {
+    stream: TcpStream,
+    clock: Instant,
+    left: Duration,
+}
+
+impl io::Read for Deadline {
+    fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
+        let left = self.left.saturating_sub(self.clock.elapsed());
+        if left.is_zero() {
+            return Err(io::ErrorKind::TimedOut.into());
+        }
+        self.stream.set_read_timeout(Some(left))?;
+        self.stream.read(buffer)
+    }
+}
