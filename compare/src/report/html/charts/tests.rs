@@ -1,0 +1,120 @@
+use super::*;
+use crate::model::{Report, Step};
+use crate::testing;
+
+fn all(report: &Report) -> Vec<String> {
+    let ways: Vec<_> = report.ways.iter().map(|way| way.id).collect();
+    let mut charts: Vec<String> = report.rows.iter().map(|row| bars("bars", row, &ways)).collect();
+    charts.extend(Measure::ALL.map(|measure| curves("curves", &report.curves, measure, 480)));
+    charts.push(gantt("gantt", &report.timelines, &ways, 720));
+    charts.push(race("race", &report.timelines, &ways, 720));
+    charts
+}
+
+#[test]
+fn each_chart_has_a_name_and_says_its_numbers() {
+    let report = testing::nginx();
+    for chart in all(&report) {
+        assert!(chart.starts_with("<svg xmlns=") && chart.trim_end().ends_with("</svg>"));
+        let head = chart.split_once('>').unwrap().0;
+        assert!(head.contains("role=\"img\""), "{head}");
+        for id in
+            head.split("aria-labelledby=\"").nth(1).unwrap().split('"').next().unwrap().split(' ')
+        {
+            assert!(chart.contains(&format!("id=\"{id}\"")), "{id}");
+        }
+    }
+    let bars = bars("stop", report.row("disk.fsync").unwrap(), &WayId::ALL);
+    assert!(bars.contains("container: 2,325/s, 95 % interval"), "{bars}");
+    assert!(bars.contains("full VM: failed: fio: fsync"), "{bars}");
+}
+
+#[test]
+fn bars_are_as_long_as_their_medians() {
+    let report = testing::nginx();
+    let chart = bars("x", report.row("image.disk").unwrap(), &WayId::ALL);
+    let widths: Vec<f64> = chart
+        .lines()
+        .filter(|line| line.starts_with("<rect") && !line.contains("#EEF0F3"))
+        .map(|line| {
+            line.split("width=\"").nth(1).unwrap().split('"').next().unwrap().parse().unwrap()
+        })
+        .collect();
+    assert_eq!(widths.len(), 4);
+    let median = |way| report.row("image.disk").unwrap().figure(way).unwrap().median;
+    for (width, way) in widths.iter().zip(WayId::ALL) {
+        let expected = median(way) / median(WayId::FullVm) * 304.0;
+        assert!((width - expected).abs() <= 1.0, "{way}: {width}, not {expected}");
+    }
+}
+
+#[test]
+fn samples_are_dots_and_outliers_rings() {
+    let report = testing::nginx();
+    let row = report.row("start.first-byte").unwrap();
+    let chart = bars("x", row, &WayId::ALL);
+    let rings =
+        chart.lines().filter(|line| line.starts_with("<circle") && line.contains("fill=\"none\""));
+    let outliers: usize =
+        WayId::ALL.iter().map(|way| row.figure(*way).unwrap().outliers.len()).sum();
+    assert!(outliers > 0);
+    assert_eq!(rings.count(), outliers);
+    assert_eq!(chart.matches("<circle").count(), 48);
+}
+
+#[test]
+fn the_race_has_the_median_runs_times_and_lanes_beyond_the_scale_say_so() {
+    let report = testing::nginx();
+    let chart = race("race", &report.timelines, &WayId::ALL, 720);
+    for way in WayId::ALL {
+        let mut ends: Vec<f64> =
+            report.timelines.iter().filter(|run| run.way == way).map(end).collect();
+        ends.sort_by(f64::total_cmp);
+        assert!(chart.contains(&format!("data-end=\"{}\"", ends[5])), "{way}");
+    }
+    assert_eq!(chart.matches("visibility=\"visible\"").count(), 1);
+    assert!(chart.contains("× this width"), "{chart}");
+}
+
+#[test]
+fn what_came_after_ready_is_no_part_of_a_start() {
+    let step = |name: &str, at_us| Step { name: name.to_owned(), at_us };
+    let steps = vec![step("first byte", 5.0), step("ready", 9.0), step("stopped", 700.0)];
+    let run = Timeline { way: WayId::Container, run: 0, steps };
+    assert_eq!(end(&median_run(&[run], WayId::Container).unwrap()), 9.0);
+}
+
+#[test]
+fn charts_of_nothing_and_of_absurd_numbers_are_charts() {
+    let mut report = testing::nginx();
+    for timeline in &mut report.timelines {
+        timeline.steps[1].at_us = -1e300;
+        timeline.steps.last_mut().unwrap().at_us = 1e300;
+    }
+    for point in report.curves.iter_mut().flat_map(|curve| &mut curve.points) {
+        (point.instances, point.host_bytes, point.pss_bytes) = (u32::MAX, u64::MAX, 0);
+        point.start_cpu_us = Some(-1e300);
+    }
+    for row in &mut report.rows {
+        for cell in &mut row.cells {
+            if let crate::model::Outcome::Measured(figure) = &mut cell.outcome {
+                (figure.median, figure.low, figure.high) = (-5.0, 1e308, -1e308);
+            }
+        }
+    }
+    assert!(all(&report).iter().all(|chart| chart.contains("</svg>")));
+    report.timelines.clear();
+    report.curves.clear();
+    report.ways.clear();
+    assert!(all(&report).iter().all(|chart| chart.contains("</svg>")));
+}
+
+#[test]
+fn texts_of_an_attacker_stay_texts() {
+    let payload =
+        "</text></title><script>alert(1)</script><img src=x onerror=alert(1)>\" onload=\"x";
+    for chart in all(&testing::hostile(payload)) {
+        assert!(!chart.contains("<script") && !chart.contains("<img"), "{chart}");
+        assert!(!chart.contains("\" onload=\""), "{chart}");
+    }
+}

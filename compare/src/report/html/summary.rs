@@ -1,0 +1,137 @@
+//! The top of the page: what was compared, and what came out, in three sentences with figures.
+
+use maud::{Markup, html};
+
+use super::findings::badge;
+use super::{mark, shown};
+use crate::model::{Host, Report, Row, Unit, WayId};
+use crate::report::quantity::{counted, quantity};
+
+pub(super) fn header(report: &Report) -> Markup {
+    html! {
+        header {
+            p class="eyebrow" { "vmctl compare" }
+            h1 { (shown(&report.image.reference)) }
+            p class="lead" {
+                "The same image, the same bytes, " (in_ways(report.ways.len()))
+                ": measured side by side on one host."
+            }
+            p class="where" { (place(&report.host)) " · " (shown(&report.started_at)) }
+        }
+    }
+}
+
+fn in_ways(count: usize) -> String {
+    match count {
+        1 => "in one way".to_owned(),
+        2 => "in two ways".to_owned(),
+        3 => "in three ways".to_owned(),
+        4 => "in four ways".to_owned(),
+        more => format!("in {more} ways"),
+    }
+}
+
+/// The host in few words.
+fn place(host: &Host) -> String {
+    let memory = quantity(Unit::Bytes, host.memory_bytes as f64);
+    format!(
+        "{}, {}, {memory}, Linux {}",
+        shown(&host.cpu_model),
+        counted(host.cpus, "CPU"),
+        shown(&host.kernel)
+    )
+}
+
+/// Why a reader should be careful, before any figure.
+pub(super) fn caveats(report: &Report) -> Markup {
+    let failures: Vec<_> =
+        report.ways.iter().filter_map(|way| Some((way.id, way.failure.as_ref()?))).collect();
+    let host = &report.host;
+    if report.notes.is_empty()
+        && failures.is_empty()
+        && !(report.interrupted || host.emulated || host.counts_instructions)
+    {
+        return html! {};
+    }
+    html! {
+        aside class="notes" aria-label="Before you read the figures" {
+            h2 { "Before you read the figures" }
+            ul {
+                @if report.interrupted { li { "The comparison was interrupted: what isn't here was not measured." } }
+                @if host.counts_instructions {
+                    li { "The host's clock counts instructions: only ratios mean something." }
+                } @else if host.emulated {
+                    li { "The host is itself an emulated machine: times are no machine's of iron." }
+                }
+                @for (way, reason) in failures {
+                    li { strong { (way.title()) } " failed: " (shown(reason)) }
+                }
+                @for note in &report.notes { li { (shown(note)) } }
+            }
+        }
+    }
+}
+
+/// The lecture's idea, with this report's figures.
+pub(super) fn idea(report: &Report) -> Markup {
+    let cards = [
+        (&[WayId::FullVm][..], "A virtual machine", "isolates completely, and costs the most."),
+        (&[WayId::Container][..], "A container", "starts fast, and shares the host's kernel."),
+        (
+            &[WayId::MicrovmWarm, WayId::MicrovmCold][..],
+            "A microVM",
+            "has both good halves: a kernel of its own, and a container's pace.",
+        ),
+    ];
+    let taken = |ways: &[WayId]| {
+        let usable =
+            |id: &WayId| report.ways.iter().any(|way| way.id == *id && way.failure.is_none());
+        ways.iter().copied().find(usable)
+    };
+    html! {
+        section class="idea" aria-label="In short" {
+            @for (ways, subject, predicate) in cards {
+                @if let Some(way) = taken(ways) { (card(report, way, subject, predicate)) }
+            }
+        }
+    }
+}
+
+fn card(report: &Report, way: WayId, subject: &str, predicate: &str) -> Markup {
+    html! {
+        article class={ "card idea-card " (way.name()) } {
+            h2 { (mark(way)) (subject) }
+            p class="claim" { (predicate) }
+            dl {
+                @for (label, ids) in [
+                    ("to its first byte", &["start.first-byte", "start.ready"][..]),
+                    ("of memory", &["memory.host", "memory.pss"][..]),
+                ] {
+                    @if let Some(value) = ids.iter().find_map(|id| value(report.row(id)?, way)) {
+                        div { dt { (label) } dd { (value) } }
+                    }
+                }
+            }
+            (kernel(report, way))
+        }
+    }
+}
+
+fn value(row: &Row, way: WayId) -> Option<String> {
+    Some(quantity(row.unit, row.figure(way)?.median))
+}
+
+/// Whose kernel it is, and in which way that was found.
+fn kernel(report: &Report, way: WayId) -> Markup {
+    let aspect = report.isolation.iter().find(|aspect| aspect.id == "kernel-release");
+    let mut seen = aspect.iter().flat_map(|aspect| &aspect.observations);
+    let seen = seen.find(|seen| seen.way == way);
+    html! {
+        p class="way" {
+            @if let Some(seen) = seen {
+                (badge(seen.verdict)) " kernel " (shown(&seen.value))
+            }
+            span { (way.title()) }
+        }
+    }
+}
