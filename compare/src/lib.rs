@@ -8,6 +8,7 @@
 pub mod diff;
 pub mod model;
 pub mod report;
+pub mod serve;
 pub mod statistics;
 pub mod ways;
 
