@@ -12,6 +12,7 @@ use crate::commands::image::{
     GroupArgs as ImageGroupArgs, ImageCommand, ImagesArgs, LoginArgs, LogoutArgs, RmiArgs,
 };
 use crate::commands::inspect::InspectArgs;
+use crate::commands::lab::LabArgs;
 use crate::commands::network::NetworkArgs;
 use crate::commands::snapshot::SnapshotArgs;
 use crate::commands::system::{GroupArgs as SystemGroupArgs, SystemCommand, VersionArgs};
@@ -62,6 +63,7 @@ pub(crate) enum Command {
     Vm(Box<VmArgs>),
     Clone(CloneArgs),
     Snapshot(SnapshotArgs),
+    Lab(LabArgs),
     Doctor(DoctorArgs),
     Completion(CompletionArgs),
     Man(ManArgs),

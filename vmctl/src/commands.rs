@@ -7,6 +7,7 @@ pub(crate) mod doctor;
 pub(crate) mod generate;
 pub(crate) mod image;
 pub(crate) mod inspect;
+pub(crate) mod lab;
 pub(crate) mod network;
 pub(crate) mod snapshot;
 mod stores;

@@ -2,6 +2,7 @@
 //! prints either.
 
 pub(crate) mod containers;
+pub(crate) mod labs;
 
 use std::fmt::Write as _;
 use std::io::{self, Write as _};
@@ -16,6 +17,7 @@ use snapshot::SnapshotError;
 use thiserror::Error;
 
 use self::containers::ContainerError;
+use self::labs::LabError;
 use crate::registry::RegistryError;
 use crate::registry::status::Status;
 
@@ -104,6 +106,9 @@ pub(crate) enum CliError {
     /// Something about containers, images, volumes or networks.
     #[error(transparent)]
     Container(#[from] ContainerError),
+    /// Something about exercises.
+    #[error(transparent)]
+    Lab(#[from] LabError),
     /// A VM didn't do what it was asked for.
     #[error("{name}: {error}")]
     Request {
@@ -186,6 +191,7 @@ impl CliError {
     fn exit_code(&self) -> u8 {
         match self {
             Self::Container(error) if error.is_usage() => exit::USAGE,
+            Self::Lab(error) => error.exit_code(),
             Self::Config { .. } | Self::BadValue { .. } => exit::USAGE,
             Self::Registry(error) if error.is_usage() => exit::USAGE,
             Self::Vm { failure, .. } => match failure.kind {
@@ -215,6 +221,7 @@ impl CliError {
         match self {
             Self::Registry(error) => error.hint(),
             Self::Container(error) => error.hint(),
+            Self::Lab(error) => error.hint(),
             Self::NotRunning { name, status } => Some(status_hint(name, status)),
             Self::Request { name, error } => request_hint(name, error),
             Self::NoDevice { known, .. } => Some(format!("it has {known}")),

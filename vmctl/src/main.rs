@@ -52,6 +52,7 @@ fn main() -> ExitCode {
         Command::Snapshot(args) => commands::snapshot::run(args),
         Command::Completion(args) => commands::generate::completion(args),
         Command::Man(args) => commands::generate::man(args),
+        Command::Lab(args) => commands::lab::run(args, level),
         Command::Doctor(args) => commands::doctor::run(args),
     };
     match result {

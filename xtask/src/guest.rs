@@ -25,6 +25,9 @@ const PROBE: &str = "compare-probe";
 /// The kernel, likewise.
 const KERNEL: &str = "vmlinux";
 
+/// The exercises of `vmctl lab`, likewise.
+const LABS: &str = "labs";
+
 /// Builds a package's program of the same name, linked statically: an initramfs has no libraries.
 /// Returns its path.
 ///
@@ -62,6 +65,7 @@ pub(crate) fn install() -> Result<()> {
     write_initramfs(&agent, &release.join(AGENT))?;
     let probe = step("Building compare-probe", || build(PROBE))?;
     copy_program(&probe, &release.join(PROBE))?;
+    dirs::link(&dirs::workspace().join("resources/labs"), &release.join(LABS))?;
     dirs::link(&kernel::ensure()?, &release.join(KERNEL))
 }
 

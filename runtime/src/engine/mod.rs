@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use image::{ImageError, Images};
 use network::{NetworkError, Networks};
@@ -60,6 +60,11 @@ impl Engine {
         let paths = Paths::open(&options)?;
         let store = Store::new(paths.clone());
         Ok(Self { options, paths, store })
+    }
+
+    /// The data root.
+    pub fn data_root(&self) -> &Path {
+        self.paths.data()
     }
 
     /// The images, opened when they're needed: most commands don't need them.
