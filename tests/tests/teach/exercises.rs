@@ -38,3 +38,28 @@ fn can_be_solved(name: &str, steps: usize) -> Result<()> {
 fn kernel_of_ones_own() -> Result<()> {
     can_be_solved("01-kernel", 5)
 }
+
+#[test]
+fn limits_and_cgroups() -> Result<()> {
+    can_be_solved("02-limits", 5)
+}
+
+#[test]
+fn layers_and_images() -> Result<()> {
+    can_be_solved("03-layers", 4)
+}
+
+#[test]
+fn fork_bomb_in_each() -> Result<()> {
+    can_be_solved("04-fork-bomb", 4)
+}
+
+#[test]
+fn networks_and_published_ports() -> Result<()> {
+    can_be_solved("05-networks", 5)
+}
+
+#[test]
+fn density() -> Result<()> {
+    can_be_solved("06-density", 5)
+}

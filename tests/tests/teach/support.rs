@@ -30,6 +30,9 @@ pub(crate) fn host() -> Result<Lease> {
             made.path("containers.conf"),
             "[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\nruntime = \"crun\"\n",
         )?;
+        // The default network stays when it was used once.
+        made.ok("run --rm busybox true")?;
+        made.ok("rmi busybox")?;
         *host = Some(made);
     }
     Ok(Lease(host))

@@ -125,8 +125,13 @@ fn own_exercises_are_well_formed_and_fit_a_terminal() {
         let name = &exercise.name;
         assert!(exercise.dir.join("solution").is_file(), "{name} has no solution");
         assert!(exercise.text.starts_with("# "), "{name}");
-        let long = exercise.text.lines().find(|line| line.chars().count() > 80);
-        assert_eq!(long, None, "{name}");
+        let mut in_code = false;
+        for line in exercise.text.lines() {
+            in_code ^= line.starts_with("```");
+            // Commands are indented when they're shown.
+            let width = if in_code { 76 } else { 80 };
+            assert!(line.chars().count() <= width, "{name}: {line}");
+        }
     }
 }
 
@@ -134,11 +139,18 @@ fn own_exercises_are_well_formed_and_fit_a_terminal() {
 fn commands(text: &str) -> Vec<Vec<String>> {
     let mut commands = Vec::new();
     let mut in_code = false;
-    for line in text.lines() {
+    for line in text.replace("\\\n", " ").lines() {
         if line.starts_with("```") {
             in_code = !in_code;
-        } else if let Some(line) = line.trim_start().strip_prefix("vmctl ").filter(|_| in_code) {
-            commands.push(words(line));
+        } else if in_code {
+            let line = line.replace("$i", "1");
+            let starts = line.match_indices("vmctl ").map(|(at, _)| at);
+            let is_command = |at: &usize| {
+                let before = line[..*at].trim_start();
+                before.is_empty() || before.ends_with("$(")
+            };
+            let starts = starts.filter(is_command);
+            commands.extend(starts.map(|at| words(&line[at + "vmctl ".len()..])));
         }
     }
     commands
