@@ -138,8 +138,14 @@ fn read_made(disk: &Disk) -> io::Result<PathBuf> {
             Ok(()) => return Ok(path),
             // A directory that isn't there says nothing.
             Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            Err(error) => last = error,
+            // What forbids devices says more than what forbids files.
+            Err(error) if is_read_only(&last) => last = error,
+            Err(_) => {}
         }
     }
     Err(last)
+}
+
+fn is_read_only(error: &io::Error) -> bool {
+    error.kind() == io::ErrorKind::ReadOnlyFilesystem
 }

@@ -19,9 +19,13 @@ const MAX_TIMEOUT_MS: u64 = 3_600_000;
 /// listen is no event that could be awaited.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// How long an attempt may take. A packet that is lost while an interface comes up is sent again
+/// How long connecting may take. A packet that is lost while an interface comes up is sent again
 /// after a second only, long after the server is there.
-const ATTEMPT: Duration = Duration::from_millis(250);
+const CONNECTING: Duration = Duration::from_millis(250);
+
+/// How long an answer may take: something in between may have taken the connection for a server
+/// that isn't there yet, and never tell.
+const ANSWERING: Duration = Duration::from_secs(10);
 
 /// Asks a server for `path` until it answers, in HTTP, whatever the status.
 ///
@@ -58,7 +62,8 @@ pub fn connect(
 
 fn attempt(address: SocketAddr, request: &str, left: Duration) -> Result<Response, ResponseError> {
     let clock = Instant::now();
-    let mut stream = TcpStream::connect_timeout(&address, ATTEMPT.min(left))?;
+    let left = left.min(ANSWERING);
+    let mut stream = TcpStream::connect_timeout(&address, CONNECTING.min(left))?;
     stream.set_nodelay(true)?;
     stream.set_write_timeout(Some(left))?;
     stream.write_all(request.as_bytes())?;

@@ -100,7 +100,7 @@ pub struct DiskResult {
     pub direct: bool,
     /// Why not, where that was asked for.
     pub direct_error: Option<Text>,
-    /// Writes of 1 MiB from the file's beginning to its end, and a flush at the end.
+    /// Writes of 1 MiB from the file's beginning to its end. The rates include a flush at the end.
     pub sequential_write: Throughput,
     /// Reads of 1 MiB, after the kernel was told to forget what it cached.
     pub sequential_read: Throughput,
