@@ -35,6 +35,13 @@ const TRACK: RGBColor = RGBColor(0xee, 0xf0, 0xf3);
 /// Texts on a bar.
 const PAPER: RGBColor = RGBColor(0xff, 0xff, 0xfe);
 
+/// Texts on a pale bar.
+const ON_PALE: RGBColor = RGBColor(0x1b, 0x1f, 0x25);
+
+/// A way whose numbers are so many times the next one's is out of scale: beside it, the others would
+/// be slivers.
+const OUT_OF_SCALE: f64 = 6.0;
+
 /// The size of texts, in pixels.
 const SIZE: f64 = 13.0;
 /// How wide a character is, by its size, in the widest of the usual fonts.
@@ -140,6 +147,16 @@ fn pixels(place: f64) -> i32 {
 fn share(value: f64, largest: f64) -> f64 {
     let share = value / largest;
     if share.is_finite() { share.clamp(0.0, 1.0) } else { 0.0 }
+}
+
+/// The number that fills a chart's width: the largest, or the one next to it if that's far less.
+fn fill(mut largest_of_each: Vec<f64>) -> f64 {
+    largest_of_each.sort_by(f64::total_cmp);
+    match largest_of_each[..] {
+        [.., next, last] if next > 0.0 && last > next * OUT_OF_SCALE => next,
+        [.., last] => last,
+        [] => 0.0,
+    }
 }
 
 /// The start of a way that took the median time; of an even number the faster of the two.

@@ -32,7 +32,7 @@ pub(super) fn race(report: &Report) -> Markup {
             h2 id="race-heading" { "The race" }
             p class="about" {
                 "Each bar grows as that way’s start did: the recorded run with the median time. "
-                "White lines are the steps on the way."
+                "Lines across a bar are the steps on its way."
             }
             div class="card" {
                 div class="controls" data-controls hidden {
@@ -66,7 +66,8 @@ pub(super) fn measurements(report: &Report) -> Markup {
             h2 id="measurements-heading" { "What was measured" }
             p class="about" {
                 "Bars are medians, the line across a bar’s end is the median’s 95 % interval, each dot is a "
-                "sample, and rings are outliers, which count. × is how many times the first way’s it is."
+                "sample, and rings are outliers, which count. × is how many times the first way’s it is. A bar that "
+                "would make slivers of the others is broken off."
             }
             @for (workload, rows) in &groups {
                 @if rows.iter().any(|row| charted(&row)) {

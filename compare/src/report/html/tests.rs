@@ -88,6 +88,20 @@ fn top_has_the_reports_figures() {
 }
 
 #[test]
+fn top_claims_no_more_than_was_measured() {
+    let mut report = testing::nginx();
+    assert!(page(&report).contains("a container’s pace"));
+    let row = report.rows.iter_mut().find(|row| row.id == "start.first-byte").unwrap();
+    let slow = crate::model::Figure::of(vec![2e6; 5]).unwrap();
+    row.cells[2].outcome = crate::model::Outcome::Measured(slow);
+    assert!(!page(&report).contains("a container’s pace"));
+    assert!(page(&report).contains("a fraction of a full machine’s time"));
+    assert!(page(&report).contains("isolates completely"));
+    report.isolation[0].observations[3].verdict = crate::model::Verdict::Shared;
+    assert!(!page(&report).contains("isolates completely"));
+}
+
+#[test]
 fn tables_have_captions_and_heads_and_every_verdict_is_a_word() {
     let report = testing::nginx();
     let page = page(&report);

@@ -3,7 +3,8 @@
 use plotters::prelude::*;
 
 use super::{
-    Area, Drawn, INK, MUTED, Name, PAPER, Side, TRACK, color, pixels, share, style, svg, write,
+    Area, Drawn, INK, MUTED, Name, PAPER, Side, TRACK, color, fill, pixels, share, style, svg,
+    write,
 };
 use crate::model::{Figure, Outcome, Row, WayId};
 use crate::report::quantity::{interval, quantity, times};
@@ -55,12 +56,26 @@ fn describe(row: &Row, way: WayId) -> String {
     format!("{}: {said}", way.title())
 }
 
-/// The largest number that has a mark.
-fn largest(row: &Row, ways: &[WayId]) -> f64 {
-    let figures = ways.iter().filter_map(|way| row.figure(*way));
-    figures
-        .flat_map(|figure| figure.samples.iter().copied().chain([figure.high, figure.median]))
-        .fold(0.0, f64::max)
+/// The largest number of a figure that has a mark.
+fn largest(figure: &Figure) -> f64 {
+    figure.samples.iter().copied().chain([figure.high, figure.median]).fold(0.0, f64::max)
+}
+
+/// The number that fills the width, and from which on medians are out of scale. Two bars are always
+/// drawn as they are; and outliers break no bar.
+fn scale(row: &Row, ways: &[WayId]) -> Scale {
+    let figures: Vec<&Figure> = ways.iter().filter_map(|way| row.figure(*way)).collect();
+    let medians: Vec<f64> = figures.iter().map(|figure| figure.median).collect();
+    let bound = if figures.len() > 2 { fill(medians) } else { f64::INFINITY };
+    let within = figures.into_iter().filter(|figure| figure.median <= bound);
+    Scale { bound, width: within.map(largest).fold(0.0, f64::max) }
+}
+
+/// See [`scale`].
+#[derive(Clone, Copy)]
+struct Scale {
+    bound: f64,
+    width: f64,
 }
 
 fn lane(area: &Area<'_>, row: &Row, way: WayId, top: i32, ways: &[WayId]) -> Drawn {
@@ -71,7 +86,7 @@ fn lane(area: &Area<'_>, row: &Row, way: WayId, top: i32, ways: &[WayId]) -> Dra
         Some(Outcome::Measured(figure)) => {
             values(area, row, figure, top, ways)?;
             area.draw(&Rectangle::new(bar, TRACK.filled()))?;
-            marks(area, figure, way, top, largest(row, ways))
+            marks(area, figure, way, top, scale(row, ways))
         }
         Some(Outcome::Failed { reason }) => {
             let why = format!("failed: {}", visible(reason));
@@ -99,28 +114,41 @@ fn values(area: &Area<'_>, row: &Row, figure: &Figure, top: i32, ways: &[WayId])
 }
 
 /// The bar, the interval as a line with ends, and a dot for each sample: a ring if it's an outlier.
-fn marks(area: &Area<'_>, figure: &Figure, way: WayId, top: i32, largest: f64) -> Drawn {
+fn marks(area: &Area<'_>, figure: &Figure, way: WayId, top: i32, scale: Scale) -> Drawn {
     let span = f64::from(WIDTH - 2 * EDGE);
-    let place = |value: f64| EDGE + pixels(share(value, largest) * span);
+    let place = |value: f64| EDGE + pixels(share(value, scale.width) * span);
     // What isn't nothing can be seen.
     let end = place(figure.median).max(EDGE + i32::from(figure.median > 0.0) * 2);
     area.draw(&Rectangle::new([(EDGE, top + 20), (end, top + 32)], color(way).filled()))?;
+    if figure.median > scale.bound {
+        return broken(area, top);
+    }
+    if figure.samples.len() < 2 {
+        return Ok(());
+    }
     let (low, high) = (place(figure.low), place(figure.high));
-    if figure.samples.len() > 1 {
-        for (line_color, width) in [(PAPER, 4), (INK, 2)] {
-            let line = |from, to| PathElement::new(vec![from, to], line_color.stroke_width(width));
-            area.draw(&line((low, top + 26), (high, top + 26)))?;
-            area.draw(&line((low, top + 22), (low, top + 30)))?;
-            area.draw(&line((high, top + 22), (high, top + 30)))?;
-        }
-        for (index, sample) in (0u32..).zip(&figure.samples) {
-            let at = (place(*sample), top + 38);
-            if figure.outliers.contains(&index) {
-                area.draw(&Circle::new(at, 3, INK.stroke_width(1)))?;
-            } else {
-                area.draw(&Circle::new(at, 2, color(way).mix(0.6).filled()))?;
-            }
+    for (line_color, width) in [(PAPER, 4), (INK, 2)] {
+        let line = |from, to| PathElement::new(vec![from, to], line_color.stroke_width(width));
+        area.draw(&line((low, top + 26), (high, top + 26)))?;
+        area.draw(&line((low, top + 22), (low, top + 30)))?;
+        area.draw(&line((high, top + 22), (high, top + 30)))?;
+    }
+    for (index, sample) in (0u32..).zip(&figure.samples) {
+        let at = (place(*sample), top + 38);
+        if figure.outliers.contains(&index) {
+            area.draw(&Circle::new(at, 3, INK.stroke_width(1)))?;
+        } else {
+            area.draw(&Circle::new(at, 2, color(way).mix(0.6).filled()))?;
         }
     }
     Ok(())
+}
+
+/// Breaks a bar that would be longer than there's room, and says so.
+fn broken(area: &Area<'_>, top: i32) -> Drawn {
+    for at in [WIDTH - 40, WIDTH - 34] {
+        let line = vec![(at - 3, top + 34), (at + 3, top + 18)];
+        area.draw(&PathElement::new(line, PAPER.stroke_width(3)))?;
+    }
+    write(area, "out of scale", (WIDTH, top + 41), 120, &style(MUTED, Side::Right, false))
 }

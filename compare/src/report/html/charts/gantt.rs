@@ -3,8 +3,8 @@
 use plotters::prelude::*;
 
 use super::{
-    Area, Drawn, INK, MUTED, Name, PAPER, Side, color, end, median_run, pixels, share, style, svg,
-    width_of, write,
+    Area, Drawn, INK, MUTED, Name, ON_PALE, PAPER, Side, color, end, median_run, pixels, share,
+    style, svg, width_of, write,
 };
 use crate::model::{Timeline, Unit, WayId};
 use crate::report::quantity::quantity;
@@ -88,8 +88,8 @@ impl Lane {
         for (index, part) in parts.iter().enumerate() {
             let item = format!("{} {} {}", index + 1, cut(&part.name, 34), part.took());
             match legend.last_mut() {
-                Some(line) if width_of(line) + width_of(&item) + 24 <= width => {
-                    *line = format!("{line}  ·  {item}");
+                Some(line) if width_of(&format!("{line} · {item}")) <= width => {
+                    *line = format!("{line} · {item}");
                 }
                 _ => legend.push(item),
             }
@@ -127,7 +127,9 @@ impl Lane {
         let number = (index + 1).to_string();
         if to - from > width_of(&number) + 4 {
             let at = (from.midpoint(to), top + 11);
-            write(area, &number, at, 30, &style(PAPER, Side::Middle, true))?;
+            let pale = shade < 1.0 || self.way == WayId::FullVm;
+            let color = if pale { ON_PALE } else { PAPER };
+            write(area, &number, at, 30, &style(color, Side::Middle, true))?;
         }
         Ok(())
     }

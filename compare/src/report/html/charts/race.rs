@@ -5,15 +5,15 @@
 
 use maud::{Markup, html};
 
-use super::{Name, end, head, median_run, share};
+use super::{Name, end, fill, head, median_run, share};
 use crate::model::{Timeline, Unit, WayId};
 use crate::report::quantity::{quantity, times};
 use crate::report::text::{cut, visible};
 
 /// The height of a way's part.
 const LANE: u32 = 58;
-/// A slower one is out of scale: the others would be slivers beside it.
-const OUT_OF_SCALE: f64 = 6.0;
+/// How much longer than the last bar the chart is.
+const ROOM: f64 = 1.08;
 /// Steps that are drawn; a hostile way may report any number of them.
 const MOST: usize = 24;
 
@@ -46,20 +46,12 @@ pub fn race(id: &str, timelines: &[Timeline], ways: &[WayId], width: u32) -> Str
     )
 }
 
-/// What the width stands for, in microseconds: the slowest of those that can be seen beside each
-/// other; and the slowest of all.
+/// What the width stands for, in microseconds: for those that can be seen beside each other, and for
+/// the slowest of all. There's a little room behind the last one.
 fn scales(runs: &[Timeline]) -> (f64, f64) {
-    let mut ends: Vec<f64> = runs.iter().map(end).collect();
-    ends.sort_by(f64::total_cmp);
-    let slowest = ends.last().copied().unwrap_or(1.0).max(1.0);
-    let mut scale = ends.first().copied().unwrap_or(1.0).max(1.0);
-    for end in ends {
-        if end <= scale * OUT_OF_SCALE {
-            scale = end.max(1.0);
-        }
-    }
-    // A little room behind the last one.
-    (scale * 1.08, slowest * 1.08)
+    let ends: Vec<f64> = runs.iter().map(end).collect();
+    let slowest = ends.iter().copied().fold(1.0, f64::max);
+    (fill(ends).max(1.0) * ROOM, slowest * ROOM)
 }
 
 /// A way's part: its name, when it was ready, its bar, and a line for each step.

@@ -32,7 +32,7 @@ fn each_chart_has_a_name_and_says_its_numbers() {
 #[test]
 fn bars_are_as_long_as_their_medians() {
     let report = testing::nginx();
-    let chart = bars("x", report.row("image.disk").unwrap(), &WayId::ALL);
+    let chart = bars("x", report.row("web.latency").unwrap(), &WayId::ALL);
     let widths: Vec<f64> = chart
         .lines()
         .filter(|line| line.starts_with("<rect") && !line.contains("#EEF0F3"))
@@ -41,17 +41,37 @@ fn bars_are_as_long_as_their_medians() {
         })
         .collect();
     assert_eq!(widths.len(), 4);
-    let median = |way| report.row("image.disk").unwrap().figure(way).unwrap().median;
+    let median = |way| report.row("web.latency").unwrap().figure(way).unwrap().median;
+    let row = report.row("web.latency").unwrap();
+    let samples = WayId::ALL.iter().flat_map(|way| &row.figure(*way).unwrap().samples);
+    let longest = samples.copied().fold(0.0, f64::max);
     for (width, way) in widths.iter().zip(WayId::ALL) {
-        let expected = median(way) / median(WayId::FullVm) * 304.0;
+        let expected = median(way) / longest * 304.0;
         assert!((width - expected).abs() <= 1.0, "{way}: {width}, not {expected}");
     }
 }
 
 #[test]
+fn a_bar_that_would_dwarf_the_others_is_broken_and_says_so() {
+    let report = testing::nginx();
+    for (row, broken) in [("start.first-byte", true), ("web.latency", false)] {
+        let row = report.row(row).unwrap();
+        assert_eq!(bars("x", row, &WayId::ALL).contains("out of scale"), broken);
+        // Of two, the one is what the other is compared with.
+        assert!(!bars("x", row, &[WayId::Container, WayId::FullVm]).contains("out of scale"));
+    }
+    // An outlier is shown where it is.
+    let mut row = report.row("web.latency").unwrap().clone();
+    let samples = [vec![100.0; 9], vec![90_000.0]].concat();
+    let figure = crate::model::Figure::of(samples).unwrap();
+    row.cells[3].outcome = crate::model::Outcome::Measured(figure);
+    assert!(!bars("x", &row, &WayId::ALL).contains("out of scale"));
+}
+
+#[test]
 fn samples_are_dots_and_outliers_rings() {
     let report = testing::nginx();
-    let row = report.row("start.first-byte").unwrap();
+    let row = report.row("web.requests").unwrap();
     let chart = bars("x", row, &WayId::ALL);
     let rings =
         chart.lines().filter(|line| line.starts_with("<circle") && line.contains("fill=\"none\""));
