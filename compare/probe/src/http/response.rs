@@ -363,6 +363,18 @@ mod tests {
     }
 
     #[test]
+    fn sizes_beyond_the_bound_are_refused_before_anything_of_them_is_read() {
+        for (head, reason) in [
+            ("Content-Length: 268435457\r\n\r\n", "beyond all bounds"),
+            ("Transfer-Encoding: chunked\r\n\r\n10000001\r\n", "endless body"),
+            ("Transfer-Encoding: chunked\r\n\r\n1\r\na\r\nffffffffffffffff\r\n", "endless body"),
+        ] {
+            let error = read(format!("HTTP/1.1 200 OK\r\n{head}").as_bytes()).unwrap_err();
+            assert!(error.to_string().contains(reason), "{head}: {error}");
+        }
+    }
+
+    #[test]
     fn endless_answers_are_errors() {
         let invalid = |source: Box<dyn Read>| {
             let result = Reader::new(source).response();
