@@ -1,5 +1,6 @@
 //! Draws a report: `cargo run -p compare --example render -- REPORT.json [OUT.html|OUT.csv|WIDTH]`.
 
+use std::io::IsTerminal as _;
 use std::{env, fs};
 
 use compare::model::Report;
@@ -15,7 +16,8 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         Some(out) if out.ends_with(".csv") => csv::write(&report, fs::File::create(out)?)?,
         width => {
             let width = width.map_or(Ok(80), |width| width.parse())?;
-            print!("{}", table(&report, &TableOptions { width, ..TableOptions::default() }));
+            let terminal = std::io::stdout().is_terminal();
+            print!("{}", table(&report, &TableOptions::of_environment(width, terminal)));
         }
     }
     Ok(())

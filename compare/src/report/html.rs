@@ -20,12 +20,13 @@ use crate::model::{Report, WayId};
 
 /// The page's style sheet.
 const STYLE: &str = include_str!("../../../resources/reports/page.css");
-/// The page's script.
+/// The page's script, without the race's.
 const SCRIPT: &str = include_str!("../../../resources/reports/page.js");
 
 /// Writes the page.
 pub fn page(report: &Report) -> String {
     let style = format!("{}{STYLE}", charts::STYLE);
+    let script = format!("{}{SCRIPT}", charts::RACE_SCRIPT);
     let title =
         format!("{}: container and virtual machine, measured", shown(&report.image.reference));
     html! {
@@ -33,7 +34,7 @@ pub fn page(report: &Report) -> String {
         html lang="en" {
             head {
                 meta charset="utf-8";
-                meta http-equiv="Content-Security-Policy" content=(policy(&style));
+                meta http-equiv="Content-Security-Policy" content=(policy(&style, &script));
                 meta name="viewport" content="width=device-width, initial-scale=1";
                 meta name="referrer" content="no-referrer";
                 title { (title) }
@@ -55,7 +56,7 @@ pub fn page(report: &Report) -> String {
                 }
                 footer { "Made by vmctl " (shown(&report.host.vmctl_version)) ". This page asks for nothing from any network." }
                 script type="application/json" id="report" { (PreEscaped(embedded(report))) }
-                script { (PreEscaped(SCRIPT)) }
+                script { (PreEscaped(&script)) }
             }
         }
     }
@@ -63,10 +64,10 @@ pub fn page(report: &Report) -> String {
 }
 
 /// What the page may do: be styled by its own style sheet, and run its own script.
-fn policy(style: &str) -> String {
+fn policy(style: &str, script: &str) -> String {
     format!(
         "default-src 'none'; script-src {}; style-src {}; base-uri 'none'; form-action 'none'",
-        source(SCRIPT),
+        source(script),
         source(style)
     )
 }

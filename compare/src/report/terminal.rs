@@ -4,6 +4,8 @@ mod cells;
 mod isolation;
 mod style;
 
+use std::env;
+
 use self::cells::Columns;
 use self::style::Style;
 use super::quantity::{counted, quantity};
@@ -27,6 +29,26 @@ pub struct TableOptions {
 impl Default for TableOptions {
     fn default() -> Self {
         Self { width: 80, color: false, unicode: true }
+    }
+}
+
+impl TableOptions {
+    /// What suits where the table goes: colours on terminals whose owner wants some, and more than
+    /// ASCII where the locale has it.
+    pub fn of_environment(width: usize, terminal: bool) -> Self {
+        Self::of(width, terminal, |name| env::var(name).ok().filter(|value| !value.is_empty()))
+    }
+
+    fn of(width: usize, terminal: bool, variable: impl Fn(&str) -> Option<String>) -> Self {
+        // The first of them that's set is the one that counts.
+        let locale = ["LC_ALL", "LC_CTYPE", "LANG"].into_iter().find_map(&variable);
+        let locale = locale.unwrap_or_default().to_ascii_lowercase();
+        let dumb = variable("TERM").is_some_and(|term| term == "dumb");
+        Self {
+            width,
+            color: terminal && !dumb && variable("NO_COLOR").is_none(),
+            unicode: locale.contains("utf-8") || locale.contains("utf8"),
+        }
     }
 }
 

@@ -24,6 +24,9 @@ use crate::report::text::cut;
 /// The style sheet of the charts, for every page that shows some.
 pub const STYLE: &str = include_str!("../../../../resources/reports/charts.css");
 
+/// The script that runs races: for pages with controls as [`super::page`] has them.
+pub const RACE_SCRIPT: &str = include_str!("../../../../resources/reports/race.js");
+
 /// Texts.
 const INK: RGBColor = RGBColor(0x1b, 0x1f, 0x24);
 /// Texts of less weight.

@@ -94,8 +94,9 @@ pub(super) fn idea(report: &Report) -> Markup {
 /// What is said of a full VM: no more than was seen.
 fn full_vm(report: &Report) -> &'static str {
     let seen = report.isolation.iter().flat_map(|aspect| &aspect.observations);
-    let mut of_it = seen.filter(|seen| seen.way == WayId::FullVm);
-    if of_it.any(|seen| matches!(seen.verdict, Verdict::Shared | Verdict::Reached)) {
+    let of_it: Vec<_> = seen.filter(|seen| seen.way == WayId::FullVm).collect();
+    let lost = |verdict| matches!(verdict, Verdict::Shared | Verdict::Reached);
+    if of_it.is_empty() || of_it.iter().any(|seen| lost(seen.verdict)) {
         return "has a kernel of its own, and costs the most.";
     }
     "isolates completely, and costs the most."

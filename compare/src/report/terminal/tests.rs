@@ -152,3 +152,20 @@ fn an_empty_report_is_drawn_too() {
     report.interrupted = true;
     assert!(drawn(&report, 80).contains("Interrupted"));
 }
+
+#[test]
+fn colours_and_signs_follow_the_environment() {
+    let options = |terminal, set: &[(&str, &str)]| {
+        let find = |name: &str| {
+            set.iter().find(|(known, _)| *known == name).map(|(_, value)| (*value).to_owned())
+        };
+        let options = TableOptions::of(80, terminal, find);
+        (options.color, options.unicode)
+    };
+    assert_eq!(options(true, &[("LANG", "de_DE.UTF-8")]), (true, true));
+    assert_eq!(options(true, &[("LANG", "C"), ("LC_ALL", "C.utf8")]), (true, true));
+    assert_eq!(options(true, &[("LANG", "de_DE.UTF-8"), ("LC_ALL", "C")]), (true, false));
+    assert_eq!(options(true, &[("NO_COLOR", "1")]), (false, false));
+    assert_eq!(options(true, &[("TERM", "dumb")]), (false, false));
+    assert_eq!(options(false, &[("LANG", "C.UTF-8")]), (false, true));
+}

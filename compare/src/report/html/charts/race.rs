@@ -6,7 +6,7 @@
 use maud::{Markup, html};
 
 use super::{Name, end, fill, head, median_run, share};
-use crate::model::{Timeline, Unit, WayId};
+use crate::model::{Step, Timeline, Unit, WayId};
 use crate::report::quantity::{quantity, times};
 use crate::report::text::{cut, visible};
 
@@ -71,13 +71,23 @@ fn lane(run: &Timeline, top: u32, width: u32, scale: f64) -> Markup {
             rect class="track" x="0" y=(top + 24) width=(width) height="20" rx="3" {}
             rect class="bar" x="0" y=(top + 24) width=(place(end)) height="20" rx="3" data-bar {}
             @for step in run.steps.iter().take(MOST) {
-                @if step.at_us > 0.0 && step.at_us < scale && step.at_us < end {
-                    line class="step" data-step=(step.at_us) x1=(place(step.at_us)) x2=(place(step.at_us))
-                        y1=(top + 24) y2=(top + 44) { title { (visible(&step.name)) } }
+                @if step.at_us > 0.0 && step.at_us < end {
+                    (line(step, top, &place(step.at_us), step.at_us < scale))
                 }
             }
             path class="beyond" data-beyond visibility=(if beyond { "visible" } else { "hidden" })
                 d=(format!("M{} {}l7 5l-7 5", width.saturating_sub(16), top + 29)) {}
+        }
+    }
+}
+
+/// A line across a bar, at what was reached on the way.
+fn line(step: &Step, top: u32, x: &str, seen: bool) -> Markup {
+    let name = cut(&visible(&step.name), 24);
+    html! {
+        line class="step" data-step=(step.at_us) data-name=(name) x1=(x) x2=(x)
+            y1=(top + 24) y2=(top + 44) visibility=(if seen { "visible" } else { "hidden" }) {
+            title { (name) }
         }
     }
 }
