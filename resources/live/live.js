@@ -173,7 +173,8 @@ class Panel {
   draw(scale, memoryScale) {
     const instance = instances.get(this.name);
     this.phase.dataset.phase = instance?.failure ? "failed" : instance?.phase ?? "none";
-    this.phase.querySelector(".phase-text").textContent = phaseText(instance);
+    const others = [...instances.values()].filter((one) => one.way === this.way.id && one !== instance && isAlive(one));
+    this.phase.querySelector(".phase-text").textContent = phaseText(instance) + (others.length > 0 ? `, and ${others.length} more` : "");
     setUsable(this.stop, isAlive(instance) && instance.phase !== "stopping");
     this.drawChoice();
     this.drawTimeline(instance?.steps ?? [], scale);
@@ -187,7 +188,7 @@ class Panel {
     this.which.hidden = names.length < 2;
     const known = [...this.select.options].map((option) => option.value);
     if (known.join() !== names.join()) {
-      const label = (name) => name.split("-").at(-1);
+      const label = (name) => `No. ${name.split("-").at(-1)}`;
       this.select.replaceChildren(...names.map((name) => element("option", { value: name, textContent: label(name) })));
     }
     if (this.name) this.select.value = this.name;

@@ -10,6 +10,7 @@ pub mod containers;
 pub mod curl;
 pub mod guest;
 pub mod network;
+pub mod python;
 pub mod terminal;
 pub mod transcript;
 pub mod transfer;

@@ -55,9 +55,11 @@ const DEMO: &[Package] = &[
 const TESTS: &[Package] = &[
     ("apache2-utils", "makes the passwords of a registry under test"),
     ("busybox-static", "the tools in the test guests' initramfs"),
+    ("chromium", "opens the live page"),
     ("curl", "asks the API and published ports"),
     ("docker-registry", "is pulled from and pushed to"),
     ("erofs-utils", "checks the file systems that we write"),
+    ("fonts-dejavu-core", "are Chromium's letters"),
     ("nftables", "publishes containers' ports"),
     ("passt", "connects containers without root"),
     ("podman", "reads and writes what we push, pull, save and load"),

@@ -14,7 +14,7 @@ use anyhow::{Context, Result, ensure};
 use integration_tests::api_vm::ApiVm;
 use integration_tests::artifacts;
 use integration_tests::curl::ask;
-use integration_tests::transfer::sha256;
+use integration_tests::python;
 
 use crate::workshop::{Workshop, end};
 
@@ -49,7 +49,7 @@ const EXAMPLES: &str = "20";
 
 #[test]
 fn document_and_answers_agree_whatever_is_asked() -> Result<()> {
-    let python = install()?;
+    let python = python::environment(REQUIREMENTS)?;
     let workshop = Workshop::new()?;
     let vmm = unprivileged(&workshop)?;
     let address = forward(vmm.socket().to_owned())?;
@@ -82,36 +82,6 @@ fn document_and_answers_agree_whatever_is_asked() -> Result<()> {
 /// The end of a report that tells of failures.
 fn failures(report: &str) -> &str {
     report.find("= FAILURES =").map_or(report, |at| &report[at..])
-}
-
-/// Makes an environment with the packages, once for each list of them, and returns its Python.
-fn install() -> Result<PathBuf> {
-    let environment =
-        artifacts::tools().join(format!("python-{}", sha256(REQUIREMENTS.as_bytes())?));
-    let (python, complete) = (environment.join("bin/python3"), environment.join("complete"));
-    if complete.exists() {
-        return Ok(python);
-    }
-    if environment.exists() {
-        fs::remove_dir_all(&environment)?;
-    }
-    fs::create_dir_all(&environment)?;
-    let list = environment.join("requirements.txt");
-    fs::write(&list, REQUIREMENTS)?;
-    run(Command::new("python3").args(["-m", "venv"]).arg(&environment))?;
-    run(Command::new(&python)
-        .args(["-m", "pip", "install", "--quiet", "--disable-pip-version-check", "--no-deps"])
-        .arg("--requirement")
-        .arg(&list))?;
-    File::create(&complete)?;
-    Ok(python)
-}
-
-fn run(command: &mut Command) -> Result<()> {
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("{command:?}"))?;
-    let errors = String::from_utf8_lossy(&output.stderr);
-    ensure!(output.status.success(), "{command:?}: {errors}");
-    Ok(())
 }
 
 /// Starts a `vmm` as a user who can write nowhere but in the workshop.
