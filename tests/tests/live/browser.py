@@ -311,7 +311,7 @@ def instances_of_a_way_can_be_chosen_from(visitor):
     expect(choice).to_be_visible()
     expect(choice.locator("option")).to_have_text(["No. 1", "No. 2"])
     choice.select_option(label="No. 1")
-    visitor.phase("container", "stopped")
+    visitor.phase("container", "stopped, and 1 more")
     expect(visitor.button("Stop container")).to_have_attribute("aria-disabled", "true")
     expect(visitor.console("container")).to_contain_text("hello from the container")
     choice.select_option(label="No. 2")
