@@ -6,6 +6,7 @@
 //! ```
 
 pub mod diff;
+pub mod interrupt;
 pub mod model;
 pub mod report;
 pub mod serve;

@@ -26,6 +26,7 @@ pub struct CpuTime {
 }
 
 /// A cgroup with the processes of one run. Those are killed when it's dropped.
+#[derive(Debug)]
 pub struct Cgroup {
     path: PathBuf,
 }

@@ -212,6 +212,21 @@ impl Networks {
         self.apply_rules()
     }
 
+    /// Takes all of this data root's off the host: places on networks, bridges, rules. The records
+    /// of the networks stay, and the next container brings back what it needs.
+    ///
+    /// # Errors
+    /// [`NetworkError::File`], [`NetworkError::Host`].
+    pub fn tear_down(&self) -> Result<()> {
+        self.remove_leases(|_| true)?;
+        let _locked = self.store.lock()?;
+        let host = Host::new()?;
+        for network in self.store.networks()? {
+            host.remove_link(&network.bridge)?;
+        }
+        crate::host::rules::remove(&self.table_name())
+    }
+
     pub(crate) fn all_endpoints(&self) -> Result<Vec<Endpoint>> {
         let mut all = Vec::new();
         for network in self.store.networks()? {

@@ -1,9 +1,26 @@
 //! The ways to run an image: what is measured, seen from outside.
 
+mod bundle;
+mod container;
+mod full_vm;
+mod meter;
+mod microvm;
+mod netns;
+mod process;
+mod scratch;
+mod subject;
+
 use std::io::PipeReader;
 use std::net::SocketAddr;
 use std::time::Instant;
 
+pub use self::container::{Containers, RUNTIMES};
+pub use self::full_vm::{FullVms, LOGIN_MARK};
+pub(crate) use self::meter::Meter;
+pub use self::microvm::MicroVms;
+pub(crate) use self::process::{Stopped, read_some, run, run_ok};
+pub use self::scratch::Scratch;
+pub use self::subject::{Subject, SubjectOptions};
 use crate::model::{Step, WayId};
 
 /// Runs instances in one way. What takes time once (mounting, unpacking, a template) was done when
@@ -37,6 +54,9 @@ pub struct Spec {
     pub privileged: bool,
 }
 
+/// How the names of our instances begin, as others see them.
+pub(crate) const NAME_PREFIX: &str = "vmctl-compare-";
+
 /// Where the program of our own is in an instance.
 pub const PROBE_PATH: &str = "/.vmctl-probe";
 
@@ -62,6 +82,16 @@ pub trait Instance: Send {
     /// # Errors
     /// The host has no way to count it.
     fn usage(&self) -> Result<Usage, WayError>;
+
+    /// CPU time of all its processes on the host so far, in microseconds, if it can be counted.
+    fn cpu_us(&self) -> Option<u64> {
+        self.usage().ok().map(|usage| usage.cpu_us)
+    }
+
+    /// Its processes on the host, by number.
+    fn processes(&self) -> Vec<u32> {
+        Vec::new()
+    }
 
     /// Runs another command in it, to its end.
     ///
@@ -128,6 +158,9 @@ pub enum WayError {
         /// Why.
         source: std::io::Error,
     },
+    /// It's time to end.
+    #[error("interrupted")]
+    Interrupted,
     /// It didn't come about in time.
     #[error("{what} took more than {seconds} s")]
     Late {

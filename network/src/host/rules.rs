@@ -17,7 +17,16 @@ use crate::{NetworkError, program};
 
 /// Replaces the table `name` by what the networks and their containers need.
 pub(crate) fn apply(name: &str, places: &[(Network, Vec<Endpoint>)]) -> Result<(), NetworkError> {
-    let script = Script { name, places }.to_string();
+    load(&Script { name, places }.to_string())
+}
+
+/// Removes the table `name`, if there is one.
+pub(crate) fn remove(name: &str) -> Result<(), NetworkError> {
+    load(&format!("table inet {name} {{}}\ndelete table inet {name}\n"))
+}
+
+/// Hands a script to `nft`, which does all of it or nothing.
+fn load(script: &str) -> Result<(), NetworkError> {
     let Some(program) = program::find("nft") else {
         return Err(NetworkError::MissingProgram { program: "nft", package: "nftables" });
     };

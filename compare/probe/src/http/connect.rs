@@ -19,15 +19,16 @@ const MAX_TIMEOUT_MS: u64 = 3_600_000;
 /// listen is no event that could be awaited.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// How long connecting may take. A packet that is lost while an interface comes up is sent again
+/// How long an attempt to connect may take unless said. A packet that is lost while an interface comes up is sent again
 /// after a second only, long after the server is there.
-const CONNECTING: Duration = Duration::from_millis(250);
+pub const ATTEMPT: Duration = Duration::from_millis(250);
 
 /// How long an answer may take: something in between may have taken the connection for a server
 /// that isn't there yet, and never tell.
 const ANSWERING: Duration = Duration::from_secs(10);
 
-/// Asks a server for `path` until it answers, in HTTP, whatever the status.
+/// Asks a server for `path` until it answers, in HTTP, whatever the status. An attempt to connect is
+/// given up after `attempt_limit`.
 ///
 /// # Errors
 ///
@@ -36,6 +37,7 @@ pub fn connect(
     address: SocketAddr,
     path: &str,
     timeout_ms: u64,
+    attempt_limit: Duration,
 ) -> Result<ConnectResult, ProbeError> {
     in_range("--timeout-ms", timeout_ms, 1, MAX_TIMEOUT_MS)?;
     check_path(path)?;
@@ -46,7 +48,7 @@ pub fn connect(
     loop {
         attempts += 1;
         let left = timeout.saturating_sub(clock.elapsed()).max(PAUSE);
-        let last = match attempt(address, &request, left) {
+        let last = match attempt(address, &request, left, attempt_limit) {
             Ok(response) => {
                 let elapsed_ns = nanoseconds(clock.elapsed());
                 return Ok(ConnectResult { elapsed_ns, attempts, status: response.status });
@@ -63,7 +65,7 @@ pub fn connect(
 fn attempt(address: SocketAddr, request: &str, left: Duration) -> Result<Response, ResponseError> {
     let clock = Instant::now();
     let left = left.min(ANSWERING);
-    let mut stream = TcpStream::connect_timeout(&address, CONNECTING.min(left))?;
+    let mut stream = TcpStream::connect_timeout(&address, limit.min(left))?;
     stream.set_nodelay(true)?;
     stream.set_write_timeout(Some(left))?;
     stream.write_all(request.as_bytes())?;

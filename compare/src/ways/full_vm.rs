@@ -1,0 +1,181 @@
+//! A full VM: a distribution's disk, booted with its init system up to the login prompt.
+
+use std::io::PipeReader;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::process::{Child, Command};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use api::event::Event;
+use rustix::process::{Pid, Signal, kill_process};
+
+use super::meter::Metered;
+use super::microvm::{monotonic_ns, step};
+use super::process::{self, code, kill_group, system};
+use super::subject::Subject;
+use super::{Instance, Output, Runner, Spec, Usage, WayError};
+use crate::model::{Step, WayId};
+
+/// How long it may take to boot, and to shut down.
+const PATIENCE: Duration = Duration::from_secs(900);
+
+/// The kernel's command line: the first disk's file system, read-only, as a `live` system.
+const CMDLINE: &str =
+    "console=ttyS0 reboot=k panic=-1 root=/dev/vda ro quiet systemd.show_status=true";
+
+/// What's on the console once it's up.
+pub const LOGIN_MARK: &str = "login:";
+
+/// Boots full VMs.
+#[derive(Debug)]
+pub struct FullVms {
+    subject: Arc<Subject>,
+    kernel: PathBuf,
+    disk: PathBuf,
+}
+
+impl FullVms {
+    /// Boots this disk's file system with this kernel.
+    ///
+    /// # Errors
+    /// There are no such files.
+    pub fn new(subject: Arc<Subject>, kernel: PathBuf, disk: PathBuf) -> Result<Self, WayError> {
+        for (what, path) in [("kernel", &kernel), ("disk", &disk)] {
+            if !path.is_file() {
+                return Err(WayError::Unavailable(format!(
+                    "the full VM's {what}, {}, is no file",
+                    path.display()
+                )));
+            }
+        }
+        Ok(Self { subject, kernel, disk })
+    }
+
+    /// Bytes of the disk that are allocated on the host.
+    ///
+    /// # Errors
+    /// The file is gone.
+    pub fn disk_bytes(&self) -> Result<u64, WayError> {
+        use std::os::unix::fs::MetadataExt;
+        let metadata = self.disk.metadata();
+        let metadata = metadata.map_err(system(format!("read {}", self.disk.display())))?;
+        Ok(metadata.blocks() * 512)
+    }
+}
+
+impl Runner for FullVms {
+    fn id(&self) -> WayId {
+        WayId::FullVm
+    }
+
+    fn detail(&self) -> String {
+        let name =
+            |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
+        format!("vmctl boot, {}, {} with systemd", name(&self.kernel), name(&self.disk))
+    }
+
+    fn start(&self, spec: &Spec) -> Result<Box<dyn Instance>, WayError> {
+        if spec.probe || spec.network || !spec.command.is_empty() {
+            return Err(WayError::Unavailable("a full VM runs its own system only".to_owned()));
+        }
+        let started_ns = monotonic_ns();
+        let started = Instant::now();
+        let metered = self.subject.meter.instance(&spec.name)?;
+        let timeline = self.subject.scratch.path().join(format!("{}.timeline", spec.name));
+        let mut command = Command::new(&self.subject.vmctl);
+        command.arg("boot").arg("--kernel").arg(&self.kernel);
+        // A comma in a path would begin an option.
+        let disk = self.disk.to_string_lossy().replace(',', ",,");
+        command.args(["--disk", &format!("{disk},ro"), "--console", "stdio", "--rng"]);
+        command.arg(format!("--cpus={}", self.subject.cpus));
+        command.arg(format!("--memory={}M", self.subject.memory_mib));
+        command.args(["--cmdline", CMDLINE, "--timeline"]).arg(&timeline);
+        let (child, output) = process::start(metered.enter(command))?;
+        Ok(Box::new(FullVm {
+            started,
+            started_ns,
+            child,
+            output: Some(output),
+            metered,
+            timeline,
+            subject: Arc::clone(&self.subject),
+        }))
+    }
+}
+
+struct FullVm {
+    started: Instant,
+    started_ns: u64,
+    child: Child,
+    output: Option<PipeReader>,
+    metered: Metered,
+    timeline: PathBuf,
+    subject: Arc<Subject>,
+}
+
+impl Instance for FullVm {
+    fn started(&self) -> Instant {
+        self.started
+    }
+
+    fn output(&mut self) -> Option<PipeReader> {
+        self.output.take()
+    }
+
+    fn address(&mut self, _port: u16) -> Result<SocketAddr, WayError> {
+        Err(WayError::Unavailable("it has no network".to_owned()))
+    }
+
+    fn steps(&mut self) -> Vec<Step> {
+        let text = std::fs::read_to_string(&self.timeline).unwrap_or_default();
+        let events = text.lines().filter_map(|line| serde_json::from_str::<Event>(line).ok());
+        events.filter_map(|event| step(&event, self.started_ns)).collect()
+    }
+
+    fn usage(&self) -> Result<Usage, WayError> {
+        self.metered.usage()
+    }
+
+    fn cpu_us(&self) -> Option<u64> {
+        self.metered.cpu_us()
+    }
+
+    fn processes(&self) -> Vec<u32> {
+        self.metered.processes()
+    }
+
+    fn exec(&self, _command: &[&str]) -> Result<Output, WayError> {
+        Err(WayError::Unavailable("nothing can be run in a full VM from outside".to_owned()))
+    }
+
+    fn wait(&mut self) -> Result<i32, WayError> {
+        let deadline = Instant::now() + PATIENCE;
+        process::wait(&mut self.child, deadline, Some(&self.subject.interrupt))
+            .map(code)
+            .map_err(|stopped| stopped.into_way_error("the VM's end", PATIENCE))
+    }
+
+    fn stop(&mut self) -> Result<(), WayError> {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            // `vmctl boot` presses the power button.
+            if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
+                kill_process(pid, Signal::TERM)
+                    .map_err(|errno| system("signal vmctl boot")(errno.into()))?;
+            }
+            process::wait(&mut self.child, Instant::now() + PATIENCE, None)
+                .map_err(|stopped| stopped.into_way_error("the VM's end", PATIENCE))?;
+        }
+        self.metered.wait_until_empty(PATIENCE)
+    }
+}
+
+impl Drop for FullVm {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            kill_group(&self.child);
+            let _ = self.child.wait();
+        }
+        let _ = std::fs::remove_file(&self.timeline);
+    }
+}

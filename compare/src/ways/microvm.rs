@@ -1,0 +1,257 @@
+//! MicroVMs: `vmctl run`, as people call it.
+
+use std::io::PipeReader;
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::process::{Child, Command};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use api::event::Event;
+use api::http::{Client, StreamItem};
+use rustix::time::{ClockId, clock_gettime};
+
+use super::meter::Metered;
+use super::process::{self, code, kill_group, run, run_ok};
+use super::subject::{Neighbour, Subject, at};
+use super::{Instance, NAME_PREFIX, Output, PROBE_PATH, Runner, Spec, Usage, WayError};
+use crate::model::{Step, WayId};
+
+/// How long `vmctl` may take: in an emulated machine everything is slow.
+const PATIENCE: Duration = Duration::from_secs(600);
+
+/// How long a container in a VM may take to stop before it's killed, in seconds.
+const STOP_SECONDS: &str = "10";
+
+/// The last addresses of the network's are taken; `vmctl run` takes the first ones.
+const FIRST_FROM_THE_END: u32 = 2;
+
+/// Runs VMs.
+#[derive(Debug)]
+pub struct MicroVms {
+    subject: Arc<Subject>,
+    warm: bool,
+    kernel: String,
+}
+
+impl MicroVms {
+    /// Boots VMs, or restores them from a template that the first one makes.
+    pub fn new(subject: Arc<Subject>, warm: bool) -> Self {
+        let info = subject.engine.info().ok();
+        let kernel = info.and_then(|info| info.kernel).map(|path| path.display().to_string());
+        Self { subject, warm, kernel: kernel.unwrap_or_default() }
+    }
+
+    /// An address that nobody has.
+    fn free_address(&self, bridge: &network::Network) -> Result<Ipv4Addr, WayError> {
+        let networks = self.subject.engine.networks().map_err(refused)?;
+        let taken = networks.endpoints(bridge).map_err(refused)?;
+        let last = u32::from(bridge.subnet4.broadcast());
+        let first = u32::from(bridge.subnet4.network()) + FIRST_FROM_THE_END;
+        // Each way begins elsewhere: an address is free again a moment after its VM is gone.
+        let offset = FIRST_FROM_THE_END + if self.warm { 64 } else { 0 };
+        (first..last.saturating_sub(offset))
+            .rev()
+            .map(Ipv4Addr::from)
+            .find(|address| !taken.iter().any(|endpoint| endpoint.ipv4 == *address))
+            .ok_or_else(|| WayError::Unavailable("the network has no address left".to_owned()))
+    }
+
+    fn connect(&self, command: &mut Command) -> Result<Connection, WayError> {
+        let networks = self.subject.engine.networks().map_err(refused)?;
+        let bridge = networks.get(network::DEFAULT_NETWORK).map_err(refused)?;
+        let address = self.free_address(&bridge)?;
+        let [_, b, c, d] = address.octets();
+        // Locally administered.
+        let mac = [0x02, 0x76, 0x6d, b, c, d];
+        let text = mac.map(|byte| format!("{byte:02x}")).join(":");
+        command.args(["--ip", &address.to_string(), "--mac-address", &text]);
+        // Before the first VM there's no bridge.
+        let neighbour = Neighbour::add(IpAddr::V4(address), mac, &bridge.bridge).ok();
+        Ok(Connection { address, _neighbour: neighbour })
+    }
+}
+
+fn refused(error: impl std::fmt::Display) -> WayError {
+    WayError::Unavailable(error.to_string())
+}
+
+/// Where a VM is on the network.
+struct Connection {
+    address: Ipv4Addr,
+    _neighbour: Option<Neighbour>,
+}
+
+impl Runner for MicroVms {
+    fn id(&self) -> WayId {
+        if self.warm { WayId::MicrovmWarm } else { WayId::MicrovmCold }
+    }
+
+    fn detail(&self) -> String {
+        format!("vmctl {}, {}", env!("CARGO_PKG_VERSION"), self.kernel)
+    }
+
+    fn start(&self, spec: &Spec) -> Result<Box<dyn Instance>, WayError> {
+        let started_ns = monotonic_ns();
+        let started = Instant::now();
+        let metered = self.subject.meter.instance(&spec.name)?;
+        let name = format!("{NAME_PREFIX}{}", spec.name);
+        let mut command = Command::new(&self.subject.vmctl);
+        command.args(["run", "--rm", "--pull=never", "--name", &name]);
+        command.arg(format!("--hostname={}", spec.name));
+        command.arg(format!("--cpus={}", self.subject.cpus));
+        command.arg(format!("--memory={}m", self.subject.memory_mib));
+        if !self.warm {
+            command.arg("--no-template");
+        }
+        if spec.privileged {
+            command.arg("--privileged");
+        }
+        let connection = if spec.network {
+            Some(self.connect(&mut command)?)
+        } else {
+            command.arg("--network=none");
+            None
+        };
+        if spec.probe {
+            command.args(["--entrypoint", PROBE_PATH, &self.subject.probe_image]);
+        } else {
+            command.arg(&self.subject.image_id);
+        }
+        command.args(&spec.command);
+        let (child, output) = process::start(metered.enter(command))?;
+        Ok(Box::new(MicroVm {
+            name,
+            started,
+            started_ns,
+            child,
+            output: Some(output),
+            connection,
+            metered,
+            subject: Arc::clone(&self.subject),
+        }))
+    }
+}
+
+struct MicroVm {
+    name: String,
+    started: Instant,
+    started_ns: u64,
+    child: Child,
+    output: Option<PipeReader>,
+    connection: Option<Connection>,
+    metered: Metered,
+    subject: Arc<Subject>,
+}
+
+impl MicroVm {
+    fn vmctl(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.subject.vmctl);
+        command.args(arguments);
+        command
+    }
+
+    fn events(&self) -> Option<Vec<Event>> {
+        let inspected = self.subject.engine.inspect(&self.name).ok()?;
+        let socket = inspected["Vm"]["ApiSocket"].as_str()?;
+        let client = Client::connect(socket.as_ref()).ok()?;
+        let events = client.events(false).ok()?;
+        let known = |item| match item {
+            Ok(StreamItem::Event(event)) => Some(event),
+            _ => None,
+        };
+        Some(events.filter_map(known).collect())
+    }
+}
+
+impl Instance for MicroVm {
+    fn started(&self) -> Instant {
+        self.started
+    }
+
+    fn output(&mut self) -> Option<PipeReader> {
+        self.output.take()
+    }
+
+    fn address(&mut self, port: u16) -> Result<SocketAddr, WayError> {
+        let connection = self.connection.as_ref();
+        let connection =
+            connection.ok_or_else(|| WayError::Unavailable("it has no network".to_owned()))?;
+        Ok(at(IpAddr::V4(connection.address), port))
+    }
+
+    fn steps(&mut self) -> Vec<Step> {
+        let events = self.events().unwrap_or_default();
+        events.iter().filter_map(|event| step(event, self.started_ns)).collect()
+    }
+
+    fn usage(&self) -> Result<Usage, WayError> {
+        self.metered.usage()
+    }
+
+    fn cpu_us(&self) -> Option<u64> {
+        self.metered.cpu_us()
+    }
+
+    fn processes(&self) -> Vec<u32> {
+        self.metered.processes()
+    }
+
+    fn exec(&self, command: &[&str]) -> Result<Output, WayError> {
+        let mut exec = self.vmctl(&["exec", &self.name]);
+        exec.args(command);
+        run(self.metered.enter(exec), PATIENCE, Some(&self.subject.interrupt))
+    }
+
+    fn wait(&mut self) -> Result<i32, WayError> {
+        let deadline = Instant::now() + PATIENCE;
+        process::wait(&mut self.child, deadline, Some(&self.subject.interrupt))
+            .map(code)
+            .map_err(|stopped| stopped.into_way_error("the VM's end", PATIENCE))
+    }
+
+    fn stop(&mut self) -> Result<(), WayError> {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            let stop = self.vmctl(&["stop", "--time", STOP_SECONDS, &self.name]);
+            run_ok(self.metered.enter(stop), PATIENCE, None)?;
+        }
+        process::wait(&mut self.child, Instant::now() + PATIENCE, None)
+            .map_err(|stopped| stopped.into_way_error("the VM's end", PATIENCE))?;
+        self.metered.wait_until_empty(PATIENCE)
+    }
+}
+
+impl Drop for MicroVm {
+    fn drop(&mut self) {
+        if matches!(self.child.try_wait(), Ok(None)) {
+            kill_group(&self.child);
+            let _ = self.child.wait();
+        }
+        // `--rm` has removed one that ended by itself.
+        if self.subject.engine.find(&self.name).is_ok() {
+            let _ = run(self.vmctl(&["rm", "--force", "--volumes", &self.name]), PATIENCE, None);
+        }
+    }
+}
+
+/// An event, as a step since the command's start.
+pub(super) fn step(event: &Event, started_ns: u64) -> Option<Step> {
+    let (name, at_ns) = match event {
+        Event::ProcessStarted { monotonic_ns } => ("VMM process started", monotonic_ns),
+        Event::VmCreated { monotonic_ns } => ("VM created", monotonic_ns),
+        Event::KernelEntered { monotonic_ns } => ("kernel entered", monotonic_ns),
+        Event::GuestBooted { monotonic_ns } => ("guest's init runs", monotonic_ns),
+        Event::SnapshotLoaded { monotonic_ns, .. } => ("snapshot loaded", monotonic_ns),
+        Event::Resumed { monotonic_ns } => ("VM resumed", monotonic_ns),
+        _ => return None,
+    };
+    // One that the template's making left in the record isn't this start's.
+    let since = at_ns.checked_sub(started_ns)?;
+    Some(Step { name: name.to_owned(), at_us: since as f64 / 1000.0 })
+}
+
+/// `CLOCK_MONOTONIC`, as VMMs tell it.
+pub(super) fn monotonic_ns() -> u64 {
+    let now = clock_gettime(ClockId::Monotonic);
+    let seconds = u64::try_from(now.tv_sec).unwrap_or_default();
+    seconds * 1_000_000_000 + u64::try_from(now.tv_nsec).unwrap_or_default()
+}
