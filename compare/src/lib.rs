@@ -12,6 +12,7 @@ pub mod report;
 pub mod serve;
 pub mod statistics;
 pub mod ways;
+pub mod workloads;
 
 #[cfg(test)]
 pub(crate) mod testing;

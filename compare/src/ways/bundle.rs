@@ -29,6 +29,51 @@ const CAPABILITIES: [&str; 14] = [
     "CAP_AUDIT_WRITE",
 ];
 
+/// All capabilities (`linux/capability.h`).
+const ALL_CAPABILITIES: [&str; 41] = [
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_DAC_READ_SEARCH",
+    "CAP_FOWNER",
+    "CAP_FSETID",
+    "CAP_KILL",
+    "CAP_SETGID",
+    "CAP_SETUID",
+    "CAP_SETPCAP",
+    "CAP_LINUX_IMMUTABLE",
+    "CAP_NET_BIND_SERVICE",
+    "CAP_NET_BROADCAST",
+    "CAP_NET_ADMIN",
+    "CAP_NET_RAW",
+    "CAP_IPC_LOCK",
+    "CAP_IPC_OWNER",
+    "CAP_SYS_MODULE",
+    "CAP_SYS_RAWIO",
+    "CAP_SYS_CHROOT",
+    "CAP_SYS_PTRACE",
+    "CAP_SYS_PACCT",
+    "CAP_SYS_ADMIN",
+    "CAP_SYS_BOOT",
+    "CAP_SYS_NICE",
+    "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME",
+    "CAP_SYS_TTY_CONFIG",
+    "CAP_MKNOD",
+    "CAP_LEASE",
+    "CAP_AUDIT_WRITE",
+    "CAP_AUDIT_CONTROL",
+    "CAP_SETFCAP",
+    "CAP_MAC_OVERRIDE",
+    "CAP_MAC_ADMIN",
+    "CAP_SYSLOG",
+    "CAP_WAKE_ALARM",
+    "CAP_BLOCK_SUSPEND",
+    "CAP_AUDIT_READ",
+    "CAP_PERFMON",
+    "CAP_BPF",
+    "CAP_CHECKPOINT_RESTORE",
+];
+
 /// What Docker hides.
 const MASKED: [&str; 9] = [
     "/proc/acpi",
@@ -63,6 +108,8 @@ pub(crate) struct Bundle<'a> {
     pub(crate) network: Option<&'a Path>,
     /// The program of our own.
     pub(crate) probe: Option<&'a Path>,
+    /// Whether it has all capabilities, and nothing hidden.
+    pub(crate) privileged: bool,
     pub(crate) cpus: u32,
     pub(crate) memory_mib: u32,
 }
@@ -100,9 +147,13 @@ impl Bundle<'_> {
                 "cpu": {"quota": u64::from(self.cpus) * 100_000, "period": 100_000},
                 "pids": {"limit": PIDS_LIMIT},
             },
-            "maskedPaths": MASKED,
-            "readonlyPaths": READ_ONLY,
         });
+        if !self.privileged {
+            linux["maskedPaths"] = json!(MASKED);
+            linux["readonlyPaths"] = json!(READ_ONLY);
+        }
+        let capabilities: Vec<_> =
+            if self.privileged { ALL_CAPABILITIES.to_vec() } else { CAPABILITIES.to_vec() };
         if let Some(cgroup) = &self.cgroup {
             linux["cgroupsPath"] = json!(cgroup);
         }
@@ -118,9 +169,9 @@ impl Bundle<'_> {
                 "env": self.environment(),
                 "cwd": self.resolved.working_dir,
                 "capabilities": {
-                    "bounding": CAPABILITIES,
-                    "effective": CAPABILITIES,
-                    "permitted": CAPABILITIES,
+                    "bounding": capabilities,
+                    "effective": capabilities,
+                    "permitted": capabilities,
                 },
                 "noNewPrivileges": false,
             },
@@ -273,6 +324,7 @@ mod tests {
             cgroup: Some("/a/b".to_owned()),
             network: Some(Path::new("/run/netns/x")),
             probe: None,
+            privileged: false,
             cpus: 2,
             memory_mib: 64,
         };
@@ -284,5 +336,10 @@ mod tests {
         let namespaces = config["linux"]["namespaces"].as_array().unwrap();
         assert!(namespaces.contains(&json!({"type": "network", "path": "/run/netns/x"})));
         assert!(!config.to_string().contains(PROBE_PATH));
+        assert!(config["linux"]["readonlyPaths"].is_array());
+        let all = Bundle { privileged: true, ..bundle }.config().unwrap();
+        assert!(all["linux"]["readonlyPaths"].is_null());
+        let effective = all["process"]["capabilities"]["effective"].as_array().unwrap();
+        assert!(effective.contains(&json!("CAP_SYS_TIME")));
     }
 }

@@ -118,6 +118,7 @@ impl Runner for Containers {
                     cgroup: metered.path_for("container"),
                     network: network.as_deref(),
                     probe: spec.probe.then_some(self.subject.probe.as_path()),
+                    privileged: spec.privileged,
                     cpus: self.subject.cpus,
                     memory_mib: self.subject.memory_mib,
                 };
@@ -141,6 +142,9 @@ impl Runner for Containers {
                 };
                 if let Some(parent) = metered.path_for("podman") {
                     command.arg(format!("--cgroup-parent={parent}"));
+                }
+                if spec.privileged {
+                    command.arg("--privileged");
                 }
                 if spec.probe {
                     let probe = self.subject.probe.display();

@@ -16,9 +16,8 @@ use std::time::Instant;
 
 pub use self::container::{Containers, RUNTIMES};
 pub use self::full_vm::{FullVms, LOGIN_MARK};
-pub(crate) use self::meter::Meter;
 pub use self::microvm::MicroVms;
-pub(crate) use self::process::{Stopped, read_some, run, run_ok};
+pub(crate) use self::process::{Stopped, last, read_some, wait_for};
 pub use self::scratch::Scratch;
 pub use self::subject::{Subject, SubjectOptions};
 use crate::model::{Step, WayId};

@@ -62,7 +62,12 @@ pub fn connect(
     }
 }
 
-fn attempt(address: SocketAddr, request: &str, left: Duration) -> Result<Response, ResponseError> {
+fn attempt(
+    address: SocketAddr,
+    request: &str,
+    left: Duration,
+    limit: Duration,
+) -> Result<Response, ResponseError> {
     let clock = Instant::now();
     let left = left.min(ANSWERING);
     let mut stream = TcpStream::connect_timeout(&address, limit.min(left))?;

@@ -1,0 +1,123 @@
+//! Networks and web servers, asked from the host.
+
+use std::sync::Arc;
+use std::sync::atomic::AtomicBool;
+use std::time::Instant;
+
+use compare_probe::{http, network};
+
+use super::start::ask;
+use super::{PATIENCE, Running, Session};
+use crate::model::Workload;
+use crate::ways::{Runner, Spec, WayError};
+
+/// Where the program of our own listens.
+const PORT: u16 = 7777;
+
+/// Round trips at a scale of 1, bytes in one direction, requests, and over how many connections.
+const ROUND_TRIPS: f64 = 500.0;
+const BYTES: f64 = (32 << 20) as f64;
+const REQUESTS: f64 = 500.0;
+const CONNECTIONS: u64 = 4;
+
+impl Session<'_> {
+    pub(super) fn net(&mut self) {
+        let ways = self.serving(Workload::Net, |session, runner| {
+            let words = ["net-server", "--port", &PORT.to_string()];
+            session.run_probe(runner, &words, true, false)
+        });
+        let (trips, bytes) = (self.whole(ROUND_TRIPS), self.whole(BYTES));
+        self.rounds(Workload::Net, ways, |session, runner, running, round| {
+            let address = running.instance.address(PORT)?;
+            let latency = network::round_trips(address, trips).map_err(refused)?.latency;
+            let up = network::send(address, bytes).map_err(refused)?;
+            let down = network::receive(address, bytes).map_err(refused)?;
+            if round.run.is_some() {
+                let way = runner.id();
+                session.table.add("net.latency", way, latency.median_ns as f64);
+                session.table.add("net.up", way, up.bytes_per_second);
+                session.table.add("net.down", way, down.bytes_per_second);
+            }
+            Ok(())
+        });
+    }
+
+    pub(super) fn web(&mut self) {
+        let port = self.plan.port.unwrap_or(PORT);
+        let ways = self.serving(Workload::Web, |session, runner| session.web_server(runner, port));
+        if self.plan.port.is_none() {
+            self.note(
+                "The image has no server of its own: a small one of ours was asked.".to_owned(),
+            );
+        }
+        let requests = self.whole(REQUESTS).max(CONNECTIONS);
+        let path = self.plan.path.clone();
+        self.rounds(Workload::Web, ways, |session, runner, running, round| {
+            let address = running.instance.address(port)?;
+            let before = running.instance.cpu_us();
+            let result =
+                http::web_client(address, &path, requests, CONNECTIONS).map_err(refused)?;
+            let after = running.instance.cpu_us();
+            if round.run.is_some() {
+                let way = runner.id();
+                session.table.add("web.requests", way, result.requests_per_second);
+                session.table.add("web.latency", way, result.latency.median_ns as f64);
+                if let (Some(before), Some(after)) = (before, after) {
+                    let each = after.saturating_sub(before) as f64 / requests as f64;
+                    session.table.add("web.cpu", way, each);
+                }
+            }
+            Ok(())
+        });
+    }
+
+    /// The image's server, or one of our own.
+    fn web_server(&mut self, runner: &dyn Runner, port: u16) -> Result<Running, WayError> {
+        let mut running = if self.plan.port.is_none() {
+            self.run_probe(runner, &["web-server", "--port", &port.to_string()], true, false)?
+        } else {
+            let command = self.plan.command.clone();
+            let spec = Spec { name: self.name(), command, network: true, ..Spec::default() };
+            let mut instance = runner.start(&spec)?;
+            // It may say nothing: its answer is waited for, and its output read meanwhile.
+            let output = instance.output();
+            output.map(super::drain);
+            Running { instance, first: String::new() }
+        };
+        let address = running.instance.address(port)?;
+        let deadline = Instant::now() + PATIENCE;
+        let never = AtomicBool::new(false);
+        ask(address, &self.plan.path, self.plan.attempt, deadline, &never, self.interrupt)?;
+        Ok(running)
+    }
+
+    /// Starts a server in each way.
+    fn serving(
+        &mut self,
+        workload: Workload,
+        mut start: impl FnMut(&mut Self, &dyn Runner) -> Result<Running, WayError>,
+    ) -> Vec<(Arc<dyn Runner>, Running)> {
+        let mut ways = Vec::new();
+        for runner in self.with_probe() {
+            if self.is_interrupted() {
+                break;
+            }
+            self.observer.progress(&format!("{}: {} starts", workload.name(), runner.id().title()));
+            match start(self, &*runner) {
+                Ok(running) => ways.push((runner, running)),
+                Err(WayError::Interrupted) => break,
+                Err(error) => self.table.fail(workload, runner.id(), &error),
+            }
+        }
+        ways
+    }
+
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it's at least 1")]
+    fn whole(&self, of: f64) -> u64 {
+        (of * self.plan.scale).max(1.0) as u64
+    }
+}
+
+fn refused(error: compare_probe::ProbeError) -> WayError {
+    WayError::Unavailable(error.to_string())
+}
