@@ -5,7 +5,9 @@
 //!                          └──────▶ differences between two reports
 //! ```
 
+pub mod comparison;
 pub mod diff;
+pub mod host;
 pub mod interrupt;
 pub mod model;
 pub mod report;

@@ -94,6 +94,10 @@ const READ_ONLY: [&str; 5] =
 /// The most of an image's `/etc/passwd` or `/etc/group` that's read, in bytes.
 const USERS_BYTES: u64 = 1 << 20;
 
+/// Where programs are looked for unless the image says.
+pub(crate) const DEFAULT_PATH: &str =
+    "/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
+
 /// The most processes: the host's kernel is everybody's.
 pub(crate) const PIDS_LIMIT: u32 = 512;
 
@@ -183,8 +187,7 @@ impl Bundle<'_> {
     fn environment(&self) -> Vec<String> {
         let mut env = self.resolved.env.clone();
         if !env.iter().any(|variable| variable.starts_with("PATH=")) {
-            let path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin";
-            env.push(path.to_owned());
+            env.push(format!("PATH={DEFAULT_PATH}"));
         }
         env.push(format!("HOSTNAME={}", self.hostname));
         env

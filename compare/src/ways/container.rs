@@ -1,14 +1,16 @@
 //! Containers: by an OCI runtime directly, or by podman.
 
-use std::fs;
+use std::fs::{self, File};
 use std::io::PipeReader;
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use super::bundle::{Bundle, PIDS_LIMIT};
+use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
+
+use super::bundle::{Bundle, DEFAULT_PATH, PIDS_LIMIT};
 use super::meter::Metered;
 use super::netns::{ContainerNetworks, Namespace};
 use super::process::{self, code, kill_group, run, run_ok, system};
@@ -67,6 +69,45 @@ impl Containers {
         let networks = Arc::new(ContainerNetworks::open(subject.scratch.path())?);
         Ok(Self { subject, runtime, version, layers, networks })
     }
+}
+
+impl Containers {
+    /// Sees that the image has the command.
+    ///
+    /// # Errors
+    /// It hasn't.
+    pub fn find_command(&self, command: &[String]) -> Result<(), WayError> {
+        let spec = Spec { command: command.to_vec(), ..Spec::default() };
+        let resolved = self.subject.resolve(&spec)?;
+        let Some(program) = resolved.entrypoint.iter().chain(&resolved.command).next() else {
+            return Ok(());
+        };
+        let overlay = Overlay::mount(&self.subject.scratch.path().join("look"), &self.layers)?;
+        if has_program(&overlay.root(), program, &resolved.env) {
+            return Ok(());
+        }
+        Err(WayError::Unavailable(format!(
+            "{} has no command {program:?}: known before the first run",
+            self.subject.reference
+        )))
+    }
+}
+
+/// Whether a root file system has a program, by its own `PATH`.
+fn has_program(root: &Path, program: &str, env: &[String]) -> bool {
+    let Ok(dir) = File::open(root) else { return false };
+    let path = env.iter().find_map(|variable| variable.strip_prefix("PATH="));
+    let path = path.unwrap_or(DEFAULT_PATH);
+    let places: Vec<String> = if program.contains('/') {
+        vec![program.to_owned()]
+    } else {
+        path.split(':').map(|place| format!("{place}/{program}")).collect()
+    };
+    let flags = OFlags::PATH | OFlags::CLOEXEC;
+    places.iter().any(|place| {
+        let place = place.trim_start_matches('/');
+        openat2(&dir, place, flags, Mode::empty(), ResolveFlags::IN_ROOT).is_ok()
+    })
 }
 
 fn find(named: Option<&str>) -> Result<(Runtime, String), WayError> {
@@ -313,6 +354,19 @@ impl Drop for Container {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn programs_are_found_in_the_image_and_not_on_the_host() {
+        let root = tempfile::tempdir().unwrap();
+        fs::create_dir_all(root.path().join("usr/bin")).unwrap();
+        fs::write(root.path().join("usr/bin/hello"), "").unwrap();
+        std::os::unix::fs::symlink("/usr/bin", root.path().join("bin")).unwrap();
+        let has = |program: &str| has_program(root.path(), program, &[]);
+        assert!(has("hello") && has("/usr/bin/hello") && has("/bin/hello"));
+        // Every host has those.
+        assert!(!has("sh") && !has("/bin/sh") && !has("../../../../../bin/sh"));
+        assert!(!has_program(root.path(), "hello", &["PATH=/sbin".to_owned()]));
+    }
 
     #[test]
     fn a_runtime_that_is_not_there_is_named_with_the_way_to_get_it() {

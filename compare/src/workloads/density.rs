@@ -99,7 +99,7 @@ impl Session<'_> {
             .output()
             .ok_or_else(|| WayError::Unavailable("its output is read already".to_owned()))?;
         self.watch_console(&mut *instance, output)?;
-        Ok(Running { instance, first: String::new() })
+        Ok(Running { instance })
     }
 }
 

@@ -202,8 +202,8 @@ impl<'a> Session<'a> {
         let command = command.iter().map(|word| (*word).to_owned()).collect();
         let spec = Spec { name: self.name(), command, network, probe: true, privileged };
         let mut instance = runner.start(&spec)?;
-        let first = first_output(&mut *instance, self.interrupt)?;
-        Ok(Running { instance, first })
+        first_output(&mut *instance, self.interrupt)?;
+        Ok(Running { instance })
     }
 
     /// The ways that the program of our own can run in.
@@ -222,7 +222,6 @@ struct Round {
 /// An instance that has given a sign of life.
 struct Running {
     instance: Box<dyn Instance>,
-    first: String,
 }
 
 impl Running {
@@ -254,7 +253,7 @@ fn parse<T: DeserializeOwned>(output: &Output) -> Result<T, WayError> {
 
 /// Waits for an instance's first output, and has what follows read and thrown away: it mustn't be
 /// held up.
-fn first_output(instance: &mut dyn Instance, interrupt: &Interrupt) -> Result<String, WayError> {
+fn first_output(instance: &mut dyn Instance, interrupt: &Interrupt) -> Result<(), WayError> {
     let mut output = instance
         .output()
         .ok_or_else(|| WayError::Unavailable("its output is read already".to_owned()))?;
@@ -267,7 +266,7 @@ fn first_output(instance: &mut dyn Instance, interrupt: &Interrupt) -> Result<St
         )));
     }
     drain(output);
-    Ok(String::from_utf8_lossy(&first).into_owned())
+    Ok(())
 }
 
 /// Reads an output to its end.

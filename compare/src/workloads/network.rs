@@ -82,7 +82,7 @@ impl Session<'_> {
             // It may say nothing: its answer is waited for, and its output read meanwhile.
             let output = instance.output();
             output.map(super::drain);
-            Running { instance, first: String::new() }
+            Running { instance }
         };
         let address = running.instance.address(port)?;
         let deadline = Instant::now() + PATIENCE;
