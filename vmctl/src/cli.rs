@@ -5,6 +5,7 @@ use log::LevelFilter;
 
 use crate::commands::boot::BootArgs;
 use crate::commands::build::BuildArgs;
+use crate::commands::compare::CompareArgs;
 use crate::commands::container::{ContainerCommand, GroupArgs, PsArgs, SUPERVISE, SuperviseArgs};
 use crate::commands::doctor::DoctorArgs;
 use crate::commands::generate::{CompletionArgs, ManArgs};
@@ -64,6 +65,7 @@ pub(crate) enum Command {
     Clone(CloneArgs),
     Snapshot(SnapshotArgs),
     Lab(LabArgs),
+    Compare(Box<CompareArgs>),
     Doctor(DoctorArgs),
     Completion(CompletionArgs),
     Man(ManArgs),

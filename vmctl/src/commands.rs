@@ -2,6 +2,7 @@
 
 pub(crate) mod boot;
 pub(crate) mod build;
+pub(crate) mod compare;
 pub(crate) mod container;
 pub(crate) mod doctor;
 pub(crate) mod generate;

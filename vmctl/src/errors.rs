@@ -1,6 +1,7 @@
 //! Everything that a user is told about a failure, and every exit code: the only place that
 //! prints either.
 
+pub(crate) mod compare;
 pub(crate) mod containers;
 pub(crate) mod labs;
 
@@ -16,6 +17,7 @@ use api::http::ClientError;
 use snapshot::SnapshotError;
 use thiserror::Error;
 
+use self::compare::CompareError;
 use self::containers::ContainerError;
 use self::labs::LabError;
 use crate::registry::RegistryError;
@@ -109,6 +111,9 @@ pub(crate) enum CliError {
     /// Something about exercises.
     #[error(transparent)]
     Lab(#[from] LabError),
+    /// Something about comparisons.
+    #[error(transparent)]
+    Compare(#[from] CompareError),
     /// A VM didn't do what it was asked for.
     #[error("{name}: {error}")]
     Request {
@@ -222,6 +227,7 @@ impl CliError {
             Self::Registry(error) => error.hint(),
             Self::Container(error) => error.hint(),
             Self::Lab(error) => error.hint(),
+            Self::Compare(error) => error.hint().map(str::to_owned),
             Self::NotRunning { name, status } => Some(status_hint(name, status)),
             Self::Request { name, error } => request_hint(name, error),
             Self::NoDevice { known, .. } => Some(format!("it has {known}")),

@@ -1,0 +1,122 @@
+//! `vmctl compare`.
+
+mod args;
+mod output;
+mod progress;
+mod replay;
+
+use std::env;
+use std::path::PathBuf;
+
+use compare::comparison::{Comparison, Options, find_beside};
+use compare::interrupt::Interrupt;
+use compare::model::Report;
+use log::LevelFilter;
+
+pub(crate) use self::args::CompareArgs;
+use self::args::HowArgs;
+use self::output::Outputs;
+use self::progress::Progress;
+use crate::commands::container::{self, Pull};
+use crate::commands::image;
+use crate::errors::CliError;
+use crate::errors::compare::CompareError;
+
+/// What's missing when the program that measures inside is.
+const PROBE: &str = "compare-probe";
+
+/// The full VM's disk, as it's looked for beside `vmctl`.
+const DISK: &str = "debian.img";
+
+/// Exit code of whoever was ended by Ctrl-C, as a shell has it.
+const INTERRUPTED: u8 = 130;
+
+pub(crate) fn run(args: &CompareArgs, level: LevelFilter) -> Result<u8, CliError> {
+    if args.schema {
+        return replay::schema();
+    }
+    if let [old, new] = args.diff.as_slice() {
+        return replay::diff(old, new, args.threshold, args.json);
+    }
+    let outputs = Outputs::new(args)?;
+    if let Some(file) = &args.from {
+        let report = replay::read(file)?;
+        outputs.write(&report)?;
+        return Ok(api::exit::STOPPED);
+    }
+    let interrupt = Interrupt::by_signals()
+        .map_err(|source| CliError::System { what: "signals can't be caught", source })?;
+    let comparison = prepare(args, &interrupt, level)?;
+    let progress = Progress::new(args.quiet);
+    let report = comparison.run(&progress);
+    progress.finish();
+    // All that was mounted and started is taken back before anything is printed.
+    drop(comparison);
+    outputs.write(&report)?;
+    Ok(code(&report))
+}
+
+fn code(report: &Report) -> u8 {
+    if report.interrupted {
+        return INTERRUPTED;
+    }
+    if report.ways.iter().all(|way| way.failure.is_some()) {
+        return api::exit::FAILURE;
+    }
+    api::exit::STOPPED
+}
+
+fn prepare(
+    args: &CompareArgs,
+    interrupt: &Interrupt,
+    level: LevelFilter,
+) -> Result<Comparison, CliError> {
+    let name = args.image.as_deref().unwrap_or_default();
+    let engine = container::engine(level)?;
+    image::provide(&engine, name, None, Pull::Missing, args.quiet)?;
+    let vmctl = env::current_exe()
+        .map_err(|source| CliError::System { what: "this program can't be found", source })?;
+    let probe = find_beside(&vmctl, PROBE, "VMCTL_PROBE").ok_or(CompareError::NoProbe)?;
+    let how = &args.how;
+    let kernel = engine.info().ok().and_then(|info| info.kernel);
+    let options = Options {
+        full_vm: full_vm(how, kernel, &vmctl),
+        engine,
+        vmctl,
+        probe,
+        image: name.to_owned(),
+        command: args.command.clone(),
+        ways: how.ways(),
+        workloads: args.workloads(),
+        runtime: how.runtime.clone(),
+        runs: how.runs,
+        warm_ups: how.warm_ups,
+        cpus: how.cpus,
+        memory_mib: how.memory,
+        port: how.port,
+        path: how.path.clone(),
+        scale: how.scale,
+        most_instances: how.most,
+        command_line: command_line(),
+        interrupt: interrupt.clone(),
+    };
+    Ok(Comparison::prepare(options).map_err(CompareError::from)?)
+}
+
+/// The full VM's kernel and disk, if it's known which ones.
+fn full_vm(
+    how: &HowArgs,
+    kernel: Option<PathBuf>,
+    vmctl: &std::path::Path,
+) -> Option<(PathBuf, PathBuf)> {
+    let kernel = how.full_vm_kernel.clone().or(kernel)?;
+    let disk =
+        how.full_vm_disk.clone().or_else(|| find_beside(vmctl, DISK, "VMCTL_FULL_VM_DISK"))?;
+    Some((kernel, disk))
+}
+
+/// This command, by the program's own name.
+fn command_line() -> Vec<String> {
+    let words = env::args_os().skip(1).map(|word| word.to_string_lossy().into_owned());
+    std::iter::once("vmctl".to_owned()).chain(words).collect()
+}
