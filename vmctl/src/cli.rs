@@ -3,6 +3,7 @@
 use clap::{ArgAction, Parser, Subcommand};
 use log::LevelFilter;
 
+use crate::commands::bench::BenchArgs;
 use crate::commands::boot::BootArgs;
 use crate::commands::build::BuildArgs;
 use crate::commands::compare::CompareArgs;
@@ -66,6 +67,7 @@ pub(crate) enum Command {
     Snapshot(SnapshotArgs),
     Lab(LabArgs),
     Compare(Box<CompareArgs>),
+    Bench(Box<BenchArgs>),
     Doctor(DoctorArgs),
     Completion(CompletionArgs),
     Man(ManArgs),

@@ -1,5 +1,6 @@
 //! One module per command, each with its flags and a `run` that returns the exit code.
 
+pub(crate) mod bench;
 pub(crate) mod boot;
 pub(crate) mod build;
 pub(crate) mod compare;

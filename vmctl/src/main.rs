@@ -51,6 +51,7 @@ fn main() -> ExitCode {
         Command::Clone(args) => commands::vm::run_clone(args, level),
         Command::Snapshot(args) => commands::snapshot::run(args),
         Command::Compare(args) => commands::compare::run(args, level),
+        Command::Bench(args) => commands::bench::run(args, level),
         Command::Completion(args) => commands::generate::completion(args),
         Command::Man(args) => commands::generate::man(args),
         Command::Lab(args) => commands::lab::run(args, level),

@@ -5,6 +5,7 @@
 
 pub mod csv;
 pub mod html;
+pub mod distribution;
 pub mod quantity;
 pub mod schema;
 pub mod terminal;

@@ -10,12 +10,12 @@ use std::path::PathBuf;
 
 use compare::comparison::{Comparison, Options, find_beside};
 use compare::interrupt::Interrupt;
-use compare::model::Report;
+use compare::model::{Report, WayId, Workload};
 use log::LevelFilter;
 
-pub(crate) use self::args::CompareArgs;
-use self::args::HowArgs;
+pub(crate) use self::args::{CompareArgs, HowArgs};
 use self::output::Outputs;
+pub(crate) use self::output::is_unicode;
 use self::progress::Progress;
 use crate::commands::container::{self, Pull};
 use crate::commands::image;
@@ -27,6 +27,9 @@ const PROBE: &str = "compare-probe";
 
 /// The full VM's disk, as it's looked for beside `vmctl`.
 const DISK: &str = "debian.img";
+
+/// How often each figure is measured unless said.
+const RUNS: u32 = 5;
 
 /// Exit code of whoever was ended by Ctrl-C, as a shell has it.
 const INTERRUPTED: u8 = 130;
@@ -44,19 +47,49 @@ pub(crate) fn run(args: &CompareArgs, level: LevelFilter) -> Result<u8, CliError
         outputs.write(&report)?;
         return Ok(api::exit::STOPPED);
     }
-    let interrupt = Interrupt::by_signals()
-        .map_err(|source| CliError::System { what: "signals can't be caught", source })?;
-    let comparison = prepare(args, &interrupt, level)?;
-    let progress = Progress::new(args.quiet);
-    let report = comparison.run(&progress);
-    progress.finish();
-    // All that was mounted and started is taken back before anything is printed.
-    drop(comparison);
+    let report = measure(&args.target(), level)?;
     outputs.write(&report)?;
     Ok(code(&report))
 }
 
-fn code(report: &Report) -> u8 {
+/// What's to be measured, by whichever command.
+pub(crate) struct Target<'a> {
+    pub(crate) image: &'a str,
+    pub(crate) command: &'a [String],
+    pub(crate) how: &'a HowArgs,
+    pub(crate) ways: Vec<WayId>,
+    pub(crate) runs: u32,
+    pub(crate) workloads: Vec<Workload>,
+    pub(crate) quiet: bool,
+}
+
+impl CompareArgs {
+    fn target(&self) -> Target<'_> {
+        Target {
+            image: self.image.as_deref().unwrap_or_default(),
+            command: &self.command,
+            how: &self.how,
+            ways: self.how.ways_or(&WayId::ALL),
+            runs: self.how.runs_or(RUNS),
+            workloads: self.workloads(),
+            quiet: self.quiet,
+        }
+    }
+}
+
+/// Measures, and takes back all that it has mounted and started.
+pub(crate) fn measure(target: &Target<'_>, level: LevelFilter) -> Result<Report, CliError> {
+    let interrupt = Interrupt::by_signals()
+        .map_err(|source| CliError::System { what: "signals can't be caught", source })?;
+    let comparison = prepare(target, &interrupt, level)?;
+    let progress = Progress::new(target.quiet);
+    let report = comparison.run(&progress);
+    progress.finish();
+    Ok(report)
+}
+
+/// The exit code of a comparison.
+pub(crate) fn code(report: &Report) -> u8 {
     if report.interrupted {
         return INTERRUPTED;
     }
@@ -67,29 +100,28 @@ fn code(report: &Report) -> u8 {
 }
 
 fn prepare(
-    args: &CompareArgs,
+    target: &Target<'_>,
     interrupt: &Interrupt,
     level: LevelFilter,
 ) -> Result<Comparison, CliError> {
-    let name = args.image.as_deref().unwrap_or_default();
     let engine = container::engine(level)?;
-    image::provide(&engine, name, None, Pull::Missing, args.quiet)?;
+    image::provide(&engine, target.image, None, Pull::Missing, target.quiet)?;
     let vmctl = env::current_exe()
         .map_err(|source| CliError::System { what: "this program can't be found", source })?;
     let probe = find_beside(&vmctl, PROBE, "VMCTL_PROBE").ok_or(CompareError::NoProbe)?;
-    let how = &args.how;
+    let how = target.how;
     let kernel = engine.info().ok().and_then(|info| info.kernel);
     let options = Options {
         full_vm: full_vm(how, kernel, &vmctl),
         engine,
         vmctl,
         probe,
-        image: name.to_owned(),
-        command: args.command.clone(),
-        ways: how.ways(),
-        workloads: args.workloads(),
+        image: target.image.to_owned(),
+        command: target.command.to_vec(),
+        ways: target.ways.clone(),
+        workloads: target.workloads.clone(),
         runtime: how.runtime.clone(),
-        runs: how.runs,
+        runs: target.runs,
         warm_ups: how.warm_ups,
         cpus: how.cpus,
         memory_mib: how.memory,

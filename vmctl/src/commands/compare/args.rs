@@ -94,10 +94,9 @@ pub(crate) struct HowArgs {
     #[arg(long, value_name = "PROGRAM")]
     pub(super) runtime: Option<String>,
 
-    /// Measured runs of each figure.
-    #[arg(long, value_name = "N", default_value_t = 5,
-        value_parser = clap::value_parser!(u32).range(1..=10_000))]
-    pub(super) runs: u32,
+    /// Measured runs of each figure [default: 5; of `vmctl bench`: 200].
+    #[arg(long, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    runs: Option<u32>,
 
     /// Runs before those, which don't count.
     #[arg(long, value_name = "N", default_value_t = 1,
@@ -150,12 +149,17 @@ impl CompareArgs {
 }
 
 impl HowArgs {
-    /// The ways to go.
-    pub(super) fn ways(&self) -> Vec<WayId> {
+    /// The ways to go, unless said these.
+    pub(crate) fn ways_or(&self, ways: &[WayId]) -> Vec<WayId> {
         if self.only.is_empty() {
-            return WayId::ALL.to_vec();
+            return ways.to_vec();
         }
         self.only.iter().map(|way| way.0).collect()
+    }
+
+    /// How often each figure is measured, unless said so often.
+    pub(crate) fn runs_or(&self, runs: u32) -> u32 {
+        self.runs.unwrap_or(runs)
     }
 }
 

@@ -6,7 +6,7 @@ use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use compare::model::Report;
-use compare::report::csv;
+use compare::report::{csv, html};
 use compare::report::terminal::{self, TableOptions};
 
 use super::CompareArgs;
@@ -54,7 +54,7 @@ impl Outputs {
             fs::write(path, text).map_err(unwritable(path))?;
         }
         if let Some(path) = &self.html {
-            fs::write(path, "").map_err(unwritable(path))?;
+            fs::write(path, html::page(report)).map_err(unwritable(path))?;
         }
         match self.format {
             Format::Json => output::print_json(report),
@@ -92,15 +92,21 @@ fn options() -> TableOptions {
     let is_terminal = stdout.is_terminal();
     let columns = rustix::termios::tcgetwinsize(&stdout)
         .map_or(WIDTH, |size| usize::from(size.ws_col).max(WIDTH));
-    let variable = |name: &str| env::var(name).unwrap_or_default();
-    // POSIX's order of what says how text is written.
-    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].map(variable);
-    let locale = locale.iter().find(|value| !value.is_empty());
-    let unicode =
-        locale.is_none_or(|value| value.to_ascii_uppercase().replace('-', "").contains("UTF8"));
     TableOptions {
         width: if is_terminal { columns } else { WIDTH },
         color: is_terminal && variable("NO_COLOR").is_empty(),
-        unicode,
+        unicode: is_unicode(),
     }
+}
+
+/// Whether whoever reads has more than ASCII.
+pub(crate) fn is_unicode() -> bool {
+    // POSIX's order of what says how text is written.
+    let locale = ["LC_ALL", "LC_CTYPE", "LANG"].map(variable);
+    let locale = locale.iter().find(|value| !value.is_empty());
+    locale.is_none_or(|value| value.to_ascii_uppercase().replace('-', "").contains("UTF8"))
+}
+
+fn variable(name: &str) -> String {
+    env::var(name).unwrap_or_default()
 }

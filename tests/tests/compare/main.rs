@@ -1,0 +1,6 @@
+//! `vmctl compare`: real containers and real VMs of the same images, measured side by side.
+
+mod bad_input;
+mod interrupt;
+mod rows;
+mod support;
