@@ -4,8 +4,8 @@
 //! [`text::visible`] before it's shown, and through the escapes of the format that it's shown in.
 
 pub mod csv;
-pub mod html;
 pub mod distribution;
+pub mod html;
 pub mod quantity;
 pub mod schema;
 pub mod terminal;

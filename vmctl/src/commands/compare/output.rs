@@ -6,8 +6,8 @@ use std::io::{self, IsTerminal};
 use std::path::{Path, PathBuf};
 
 use compare::model::Report;
-use compare::report::{csv, html};
 use compare::report::terminal::{self, TableOptions};
+use compare::report::{csv, html};
 
 use super::CompareArgs;
 use crate::errors::CliError;
