@@ -169,3 +169,15 @@ fn colours_and_signs_follow_the_environment() {
     assert_eq!(options(true, &[("TERM", "dumb")]), (false, false));
     assert_eq!(options(false, &[("LANG", "C.UTF-8")]), (false, true));
 }
+
+#[test]
+fn the_same_reason_has_one_footnote() {
+    let mut report = testing::nginx();
+    for row in report.rows.iter_mut().filter(|row| row.id.starts_with("disk.")) {
+        let reason = "the disk is full".to_owned();
+        row.cells[1].outcome = Outcome::Failed { reason };
+    }
+    let text = drawn(&report, 80);
+    assert_eq!(text.matches("the disk is full").count(), 1, "{text}");
+    assert_eq!(text.matches("failed¹").count(), 5, "{text}");
+}

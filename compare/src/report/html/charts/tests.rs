@@ -142,3 +142,54 @@ fn texts_of_an_attacker_stay_texts() {
         assert!(!chart.contains("\" onload=\""), "{chart}");
     }
 }
+
+/// The heights of a chart's line at its points, from the left.
+fn heights(chart: &str) -> Vec<i32> {
+    let stroke = "stroke=\"#D55E00\"";
+    let line = chart.lines().find(|it| it.starts_with("<polyline") && it.contains(stroke)).unwrap();
+    let points = line.split("points=\"").nth(1).unwrap().split('"').next().unwrap();
+    points.split_whitespace().map(|it| it.split(',').nth(1).unwrap().parse().unwrap()).collect()
+}
+
+#[test]
+fn curves_are_straight_where_memory_grows_evenly_and_where_times_grow_tenfold() {
+    let mut curve = testing::nginx().curves.swap_remove(0);
+    curve.points.truncate(4);
+    for (index, point) in (1u32..).zip(&mut curve.points) {
+        point.instances = index;
+        point.host_bytes = u64::from(index) << 30;
+        point.start_cpu_us = Some(10_f64.powf(f64::from(index) + 2.0));
+    }
+    for (measure, remark) in [(Measure::Host, false), (Measure::StartCpu, true)] {
+        let chart = curves("x", std::slice::from_ref(&curve), measure, 480);
+        let heights = heights(&chart);
+        let steps: Vec<i32> = heights.windows(2).map(|pair| pair[0] - pair[1]).collect();
+        assert!(steps.iter().all(|step| (step - steps[0]).abs() <= 1 && *step > 20), "{steps:?}");
+        assert_eq!(chart.contains("ten times the one below"), remark);
+    }
+    let chart = curves("x", std::slice::from_ref(&curve), Measure::StartCpu, 480);
+    for label in ["1 ms", "10 ms", "100 ms", "1 s"] {
+        assert!(chart.lines().any(|line| line.trim() == label), "{label}: {chart}");
+    }
+}
+
+#[test]
+fn steps_take_the_time_since_the_one_before() {
+    let step = |name: &str, at_us| Step { name: name.to_owned(), at_us };
+    let steps = vec![step("command", 0.0), step("kernel", 2000.0), step("ready", 5000.0)];
+    let run = Timeline { way: WayId::MicrovmCold, run: 0, steps };
+    let chart = gantt("x", &[run], &[WayId::MicrovmCold], 300);
+    assert!(chart.contains("microVM, cold: kernel 2.00 ms, ready 3.00 ms"), "{chart}");
+    let edges: Vec<(f64, f64)> = chart
+        .lines()
+        .filter(|line| line.starts_with("<rect"))
+        .map(|line| {
+            let number = |name: &str| -> f64 {
+                let text = line.split(&format!(" {name}=\"")).nth(1).unwrap();
+                text.split('"').next().unwrap().parse().unwrap()
+            };
+            (number("x"), number("width"))
+        })
+        .collect();
+    assert_eq!(edges, [(0.0, 119.0), (120.0, 179.0)]);
+}
