@@ -1,8 +1,9 @@
 //! The stream of events.
 
 use std::io::{Read, Write};
+use std::time::Instant;
 
-use crate::{Live, instance_of};
+use crate::{Live, PATIENCE, instance_of};
 
 #[test]
 fn stream_goes_on_where_it_was_broken_off() {
@@ -64,6 +65,13 @@ fn client_that_does_not_read_is_dropped_and_others_are_served() {
     for _ in 0..RUNS {
         assert_eq!(live.post("/api/workloads/cpu", "{}").status, 202);
         quick.until(|event| event.name == "progress" && event.data["phase"] == "done");
+    }
+    // It's disconnected before it reads: its place is another's now, the last of sixteen.
+    let others: Vec<_> = (0..14).map(|_| live.events(None)).collect();
+    assert!(others.iter().all(|events| events.status.contains("200")));
+    let deadline = Instant::now() + PATIENCE;
+    while live.events(None).status.contains("503") {
+        assert!(Instant::now() < deadline, "its place is still taken");
     }
     let mut got = Vec::new();
     // It ends, by a reset perhaps, long before it has everything.

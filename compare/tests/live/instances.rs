@@ -1,7 +1,8 @@
 //! Instances: started, watched, stopped.
 
 use std::sync::atomic::Ordering;
-use std::sync::{Arc, Barrier};
+use std::sync::mpsc::{self, Receiver, Sender};
+use std::sync::{Arc, Barrier, Mutex};
 use std::time::Duration;
 
 use compare::model::WayId;
@@ -162,24 +163,41 @@ fn end_of_the_server_removes_all_instances() {
     while events.next().is_some() {}
 }
 
-/// Can't be stopped.
-struct Stuck(Box<dyn Instance>);
+/// Its stop fails, and its removal waits until it's allowed.
+struct Stuck {
+    inner: Box<dyn Instance>,
+    removal: Arc<Removal>,
+}
+
+/// Told when an instance is being removed, and when it may be.
+struct Removal {
+    begins: Sender<()>,
+    may_go_on: Mutex<Receiver<()>>,
+}
+
+impl Drop for Stuck {
+    fn drop(&mut self) {
+        // Nobody may be there to tell, or to allow it.
+        let _ = self.removal.begins.send(());
+        let _ = self.removal.may_go_on.lock().unwrap().recv();
+    }
+}
 
 impl Instance for Stuck {
     fn started(&self) -> std::time::Instant {
-        self.0.started()
+        self.inner.started()
     }
 
     fn output(&mut self) -> Option<std::io::PipeReader> {
-        self.0.output()
+        self.inner.output()
     }
 
     fn address(&mut self, port: u16) -> Result<std::net::SocketAddr, WayError> {
-        self.0.address(port)
+        self.inner.address(port)
     }
 
     fn steps(&mut self) -> Vec<compare::model::Step> {
-        self.0.steps()
+        self.inner.steps()
     }
 
     fn usage(&self) -> Result<compare::ways::Usage, WayError> {
@@ -187,20 +205,20 @@ impl Instance for Stuck {
     }
 
     fn exec(&self, command: &[&str]) -> Result<compare::ways::Output, WayError> {
-        self.0.exec(command)
+        self.inner.exec(command)
     }
 
     fn wait(&mut self) -> Result<i32, WayError> {
-        self.0.wait()
+        self.inner.wait()
     }
 
     fn stop(&mut self) -> Result<(), WayError> {
-        self.0.stop()?;
+        self.inner.stop()?;
         Err(WayError::Late { what: "unmounting".to_owned(), seconds: 7 })
     }
 }
 
-struct StuckRunner(FakeRunner);
+struct StuckRunner(FakeRunner, Arc<Removal>);
 
 impl Runner for StuckRunner {
     fn id(&self) -> WayId {
@@ -212,15 +230,39 @@ impl Runner for StuckRunner {
     }
 
     fn start(&self, spec: &Spec) -> Result<Box<dyn Instance>, WayError> {
-        Ok(Box::new(Stuck(self.0.start(spec)?)))
+        Ok(Box::new(Stuck { inner: self.0.start(spec)?, removal: self.1.clone() }))
     }
+}
+
+/// A server whose instances get stuck; what tells that one is being removed, and what allows that.
+fn stuck() -> (Live, Receiver<()>, Sender<()>) {
+    let (begins, began) = mpsc::channel();
+    let (go_on, may_go_on) = mpsc::channel();
+    let removal = Arc::new(Removal { begins, may_go_on: Mutex::new(may_go_on) });
+    let runner = FakeRunner::new(WayId::FullVm, fake::greeting("ready", "here"));
+    let live = Live::start(fake::show(vec![Arc::new(StuckRunner(runner, removal))]));
+    (live, began, go_on)
+}
+
+#[test]
+fn instance_has_not_ended_until_it_is_removed() {
+    let (live, began, go_on) = stuck();
+    let mut events = live.events(None);
+    let name = instance_of(&live.post("/api/instances", r#"{"way": "full-vm"}"#));
+    events.phase(&name, "running");
+    live.post(&format!("/api/instances/{name}/stop"), "{}");
+    began.recv().unwrap();
+    assert_eq!(live.state()["instances"][0]["phase"], "stopping");
+    go_on.send(()).unwrap();
+    assert_eq!(events.phase(&name, "ended")["failure"], "unmounting took more than 7 s");
 }
 
 #[test]
 fn what_is_left_of_an_instance_is_told_at_the_end() {
-    let runner = FakeRunner::new(WayId::FullVm, fake::greeting("ready", "here"));
-    let live = Live::start(fake::show(vec![Arc::new(StuckRunner(runner))]));
+    let (live, _began, go_on) = stuck();
+    drop(go_on);
     let mut events = live.events(None);
+    assert!(events.next().unwrap().data["ways"][0]["detail"].as_str().unwrap().len() < 1000);
     assert_eq!(live.post("/api/instances", r#"{"way": "full-vm"}"#).status, 201);
     events.until(|event| event.name == "output");
     let left = match live.end() {
