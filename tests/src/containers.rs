@@ -160,7 +160,7 @@ impl Host {
     }
 
     /// The ends of the supervisors' and guests' logs, for messages.
-    fn logs(&self) -> String {
+    pub fn logs(&self) -> String {
         let Ok(containers) = fs::read_dir(self.path("data/containers")) else {
             return String::new();
         };

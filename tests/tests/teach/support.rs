@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use std::process::Command;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
-use anyhow::{Result, ensure};
+use anyhow::{Result, bail, ensure};
 use integration_tests::artifacts;
 use integration_tests::containers::{Host, Said, finish};
 
@@ -30,6 +30,9 @@ pub(crate) fn host() -> Result<Lease> {
             made.path("containers.conf"),
             "[engine]\ncgroup_manager = \"cgroupfs\"\nevents_logger = \"file\"\nruntime = \"crun\"\n",
         )?;
+        // podman doesn't start without the file.
+        fs::create_dir_all(made.path("docker"))?;
+        fs::write(made.path("docker/config.json"), "{}")?;
         // The default network stays when it was used once.
         made.ok("run --rm busybox true")?;
         made.ok("rmi busybox")?;
@@ -81,7 +84,10 @@ impl Lease {
         solution.env("VMCTL", artifacts::vmctl()).env("LAB_NAME", format!("lab-{prefix}"));
         solution.env("LAB_DIR", files).current_dir(self.path("."));
         let said = finish(&mut solution, b"")?;
-        ensure!(said.code == 0, "{exercise}: {said:#?}");
+        if said.code != 0 {
+            let all = self.ok("ps --all --no-trunc")?;
+            bail!("{exercise}: {said:#?}\n{all}{}", self.logs());
+        }
         Ok(())
     }
 
