@@ -103,7 +103,7 @@ fn lane(area: &Area<'_>, row: &Row, way: WayId, top: i32, ways: &[WayId]) -> Dra
 fn values(area: &Area<'_>, row: &Row, figure: &Figure, top: i32, ways: &[WayId]) -> Drawn {
     let median = quantity(row.unit, figure.median);
     write(area, &median, (MIDDLE, top + 9), 100, &style(INK, Side::Right, true))?;
-    let interval = interval(row.unit, figure, 9).unwrap_or_default();
+    let interval = interval(row.unit, figure, 8).unwrap_or_default();
     write(area, &interval, (MIDDLE + 6, top + 9), 78, &style(MUTED, Side::Left, false))?;
     let first = ways.iter().find_map(|way| row.figure(*way));
     if let Some(first) = first.filter(|it| it.median > 0.0 && !std::ptr::eq(*it, figure)) {
