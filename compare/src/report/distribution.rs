@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::quantity::quantity;
-use super::text::visible;
+use super::text::{visible, wrap};
 use crate::model::{Figure, Report, Row, WayId, Workload};
 use crate::statistics::quantile;
 
@@ -35,7 +35,9 @@ pub fn distributions(report: &Report, unicode: bool) -> String {
         let _ = writeln!(text, "{}: {}", way.id.title(), visible(reason));
     }
     for note in &report.notes {
-        let _ = writeln!(text, "Note: {}", visible(note));
+        for line in wrap(&format!("Note: {}", visible(note)), 80) {
+            let _ = writeln!(text, "{line}");
+        }
     }
     text
 }
