@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::quantity::quantity;
-use super::text::{visible, wrap};
+use super::text::{columns, cut, pad, visible, wrap};
 use crate::model::{Figure, Report, Row, WayId, Workload};
 use crate::statistics::quantile;
 
@@ -49,7 +49,13 @@ fn add_row(text: &mut String, row: &Row, ways: &[WayId], unicode: bool) {
     let (low, high) = all.fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), sample| {
         (low.min(sample), high.max(sample))
     });
-    let mut header = format!("{:<16}", row.title);
+    let mut header = visible(&row.title);
+    // A long name has a line of its own.
+    if columns(&header) > 16 {
+        let _ = writeln!(text, "{}", cut(&header, 80));
+        header.clear();
+    }
+    header = pad(&header, 16);
     for (name, _) in QUANTILES {
         let _ = write!(header, "{name:>10}");
     }
