@@ -3,7 +3,7 @@
 
 #![allow(dead_code, reason = "its users each take a part of it")]
 
-use std::io::{PipeReader, Write, pipe};
+use std::io::{PipeReader, PipeWriter, Write, pipe};
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
@@ -33,6 +33,8 @@ pub(crate) enum Does {
     Print(Vec<u8>),
     /// It prints again and again, until it's stopped.
     Flood(Vec<u8>),
+    /// It closes its output, and goes on.
+    Close,
     /// It ends by itself.
     Exit(i32),
 }
@@ -82,7 +84,7 @@ impl Runner for FakeRunner {
         let stopping = Arc::new(AtomicBool::new(false));
         let actor = Actor {
             started,
-            writer,
+            writer: Some(writer),
             stopped,
             exit,
             steps: steps.clone(),
@@ -97,16 +99,21 @@ impl Runner for FakeRunner {
     }
 }
 
-struct Actor<W> {
+struct Actor {
     started: Instant,
-    writer: W,
+    writer: Option<PipeWriter>,
     stopped: Receiver<()>,
     exit: Sender<i32>,
     steps: Arc<Mutex<Vec<Step>>>,
     stopping: Arc<AtomicBool>,
 }
 
-impl<W: Write> Actor<W> {
+impl Actor {
+    /// Prints, if anybody reads it.
+    fn print(&mut self, bytes: &[u8]) {
+        let _ = self.writer.as_mut().map(|writer| writer.write_all(bytes));
+    }
+
     fn play(mut self, script: Vec<Act>) {
         let mut code = 143;
         for act in script {
@@ -120,10 +127,11 @@ impl<W: Write> Actor<W> {
                     let step = Step { name: name.to_owned(), at_us };
                     self.steps.lock().unwrap_or_else(PoisonError::into_inner).push(step);
                 }
-                Does::Print(bytes) => drop(self.writer.write_all(&bytes)),
+                Does::Print(bytes) => self.print(&bytes),
+                Does::Close => self.writer = None,
                 Does::Flood(bytes) => {
                     while !self.stopping.load(Ordering::Relaxed) {
-                        let _ = self.writer.write_all(&bytes);
+                        self.print(&bytes);
                     }
                 }
                 Does::Exit(exit) => {
@@ -175,6 +183,10 @@ impl Instance for FakeInstance {
 
     fn exec(&self, _command: &[&str]) -> Result<Output, WayError> {
         Err(WayError::Unavailable("it runs nothing".to_owned()))
+    }
+
+    fn try_wait(&mut self) -> Result<Option<i32>, WayError> {
+        Ok(self.exited.try_recv().ok())
     }
 
     fn wait(&mut self) -> Result<i32, WayError> {

@@ -65,7 +65,7 @@ struct Pending {
     skipped: usize,
     first_byte: Option<Instant>,
     last_byte: Option<Instant>,
-    ended: bool,
+    ended: Option<Instant>,
 }
 
 /// An instance while it's there.
@@ -155,7 +155,7 @@ impl Tap {
     }
 
     fn end(&self) {
-        self.pending().ended = true;
+        self.pending().ended = Some(Instant::now());
         self.ended.notify_all();
     }
 
@@ -165,7 +165,7 @@ impl Tap {
     }
 
     fn wait_for_the_end(&self) {
-        let going_on = |pending: &mut Pending| !pending.ended;
+        let going_on = |pending: &mut Pending| pending.ended.is_none();
         drop(self.ended.wait_timeout_while(self.pending(), LAST_OUTPUT, going_on));
     }
 }
@@ -178,10 +178,15 @@ impl Kept<'_> {
             self.tell_usage();
             let (output_ended, all_told) = {
                 let pending = self.keeper.tap.pending();
-                (pending.ended, pending.bytes.is_empty())
+                (pending.ended.is_some(), pending.bytes.is_empty())
             };
+            // What has closed its output may go on all the same.
             if output_ended && all_told {
-                return self.finish();
+                match self.instance.try_wait() {
+                    Ok(None) => {}
+                    Ok(Some(code)) => return self.finish(Some(code), None),
+                    Err(error) => return self.finish(None, Some(chain(&error))),
+                }
             }
             let order = match self.patience() {
                 None => self.keeper.inbox.recv().map_err(|_| RecvTimeoutError::Disconnected),
@@ -202,6 +207,10 @@ impl Kept<'_> {
         };
         if !pending.bytes.is_empty() {
             return Some(until(self.told, OUTPUT_PERIOD));
+        }
+        if let Some(ended) = pending.ended {
+            let soon = ended.elapsed() < QUIET;
+            return Some(if soon { STEPS_PERIOD } else { USAGE_PERIOD });
         }
         if !self.keeper.board.has_listeners() {
             return None;
@@ -276,12 +285,8 @@ impl Kept<'_> {
         self.keeper.board.usage(&self.keeper.spec.name, sample);
     }
 
-    /// It ends by itself.
-    fn finish(mut self) -> Option<String> {
-        let (code, failure) = match self.instance.wait() {
-            Ok(code) => (Some(code), None),
-            Err(error) => (None, Some(chain(&error))),
-        };
+    /// It has ended by itself.
+    fn finish(self, code: Option<i32>, failure: Option<String>) -> Option<String> {
         self.leave("ended", code, failure);
         None
     }

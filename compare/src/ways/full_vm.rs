@@ -149,6 +149,11 @@ impl Instance for FullVm {
         Err(WayError::Unavailable("nothing can be run in a full VM from outside".to_owned()))
     }
 
+    fn try_wait(&mut self) -> Result<Option<i32>, WayError> {
+        let status = self.child.try_wait().map_err(process::system("look after a program"))?;
+        Ok(status.map(code))
+    }
+
     fn wait(&mut self) -> Result<i32, WayError> {
         let deadline = Instant::now() + PATIENCE;
         process::wait(&mut self.child, deadline, Some(&self.subject.interrupt))

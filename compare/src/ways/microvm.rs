@@ -202,6 +202,11 @@ impl Instance for MicroVm {
         run(self.metered.enter(exec), PATIENCE, Some(&self.subject.interrupt))
     }
 
+    fn try_wait(&mut self) -> Result<Option<i32>, WayError> {
+        let status = self.child.try_wait().map_err(process::system("look after a program"))?;
+        Ok(status.map(code))
+    }
+
     fn wait(&mut self) -> Result<i32, WayError> {
         let deadline = Instant::now() + PATIENCE;
         process::wait(&mut self.child, deadline, Some(&self.subject.interrupt))

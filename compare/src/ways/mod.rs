@@ -98,6 +98,12 @@ pub trait Instance: Send {
     /// It can't be run.
     fn exec(&self, command: &[&str]) -> Result<Output, WayError>;
 
+    /// Its exit code, if it has ended by itself by now.
+    ///
+    /// # Errors
+    /// It can't be found out.
+    fn try_wait(&mut self) -> Result<Option<i32>, WayError>;
+
     /// Waits until it has ended by itself; returns its exit code.
     ///
     /// # Errors

@@ -106,6 +106,10 @@ pub(crate) fn wait(
     deadline: Instant,
     interrupt: Option<&Interrupt>,
 ) -> Result<ExitStatus, Stopped> {
+    // One that was looked after before has no number any more.
+    if let Some(status) = child.try_wait().map_err(Stopped::System)? {
+        return Ok(status);
+    }
     let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw);
     let ended = pid.map(|pid| {
         rustix::process::pidfd_open(pid, rustix::process::PidfdFlags::empty())
@@ -305,5 +309,14 @@ mod tests {
         }
         assert_eq!(text, b"one\ntwo\n");
         assert!(wait(&mut child, deadline, None).unwrap().success());
+    }
+
+    #[test]
+    fn program_that_was_looked_after_can_still_be_waited_for() {
+        let mut child = Command::new("sh").args(["-c", "exit 7"]).spawn().unwrap();
+        let late = || Instant::now() + Duration::from_secs(30);
+        assert_eq!(code(wait(&mut child, late(), None).unwrap()), 7);
+        assert_eq!(child.try_wait().unwrap().map(code), Some(7));
+        assert_eq!(code(wait(&mut child, late(), None).unwrap()), 7);
     }
 }

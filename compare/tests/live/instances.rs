@@ -57,6 +57,22 @@ fn instance_that_ends_by_itself_shows_its_exit_code() {
 }
 
 #[test]
+fn instance_that_closes_its_output_goes_on_until_it_is_stopped() {
+    let script = vec![act(Does::Close), act(Does::Step("went on"))];
+    let runner = FakeRunner::new(WayId::Container, script);
+    let alive = runner.alive.clone();
+    let live = one(runner);
+    let mut events = live.events(None);
+    let name = instance_of(&live.post("/api/instances", r#"{"way": "container"}"#));
+    events.until(|event| event.name == "steps" && event.data["steps"][0]["name"] == "went on");
+    events.until(|event| event.name == "usage");
+    assert_eq!(live.state()["instances"][0]["phase"], "running");
+    assert_eq!(alive.load(Ordering::SeqCst), 1);
+    live.post(&format!("/api/instances/{name}/stop"), "{}");
+    assert_eq!(events.phase(&name, "ended")["failure"], serde_json::Value::Null);
+}
+
+#[test]
 fn instance_that_cannot_start_says_why_and_others_go_on() {
     let mut refusing = FakeRunner::new(WayId::Container, Vec::new());
     refusing.refuses = Some("no container runtime: install crun".to_owned());
@@ -206,6 +222,10 @@ impl Instance for Stuck {
 
     fn exec(&self, command: &[&str]) -> Result<compare::ways::Output, WayError> {
         self.inner.exec(command)
+    }
+
+    fn try_wait(&mut self) -> Result<Option<i32>, WayError> {
+        self.inner.try_wait()
     }
 
     fn wait(&mut self) -> Result<i32, WayError> {
