@@ -179,7 +179,7 @@ fn twin(network: &Network, ipv4: Ipv4Addr) -> Ipv6Addr {
 }
 
 /// The Ethernet address that goes with an IPv4 one: locally administered, as Docker's.
-pub(crate) fn mac_of(ipv4: Ipv4Addr) -> [u8; 6] {
+pub fn mac_of(ipv4: Ipv4Addr) -> [u8; 6] {
     let [a, b, c, d] = ipv4.octets();
     [0x02, 0x42, a, b, c, d]
 }

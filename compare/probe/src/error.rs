@@ -59,12 +59,12 @@ pub enum ProbeError {
         reason: String,
     },
     /// Nothing answered in time.
-    #[error("{address} doesn't answer within {timeout_ms} ms; at last: {last}")]
+    #[error("{address} doesn't answer within {elapsed_ms} ms; at last: {last}")]
     NoAnswer {
         /// The other side.
         address: SocketAddr,
         /// How long it was tried.
-        timeout_ms: u64,
+        elapsed_ms: u64,
         /// What happened to the last attempt.
         last: String,
     },

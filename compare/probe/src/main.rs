@@ -63,7 +63,7 @@ fn run(command: Command) -> Result<(), ProbeError> {
             print(&http::web_client(address, &path, requests, connections)?)
         }
         Command::Connect { address, path, timeout_ms } => {
-            print(&http::connect(address, &path, timeout_ms, http::ATTEMPT)?)
+            print(&http::connect(address, &path, timeout_ms)?)
         }
     }
 }

@@ -31,11 +31,12 @@ pub const RUNTIMES: [&str; 4] = ["crun", "runc", "youki", "podman"];
 /// Runs containers.
 #[derive(Debug)]
 pub struct Containers {
+    // Taken back before the directory that its records are in.
+    networks: Arc<ContainerNetworks>,
     subject: Arc<Subject>,
     runtime: Runtime,
     version: String,
     layers: Vec<PathBuf>,
-    networks: Arc<ContainerNetworks>,
 }
 
 /// A program that runs containers.

@@ -37,7 +37,8 @@ impl MicroVms {
     /// Boots VMs, or restores them from a template that the first one makes.
     pub fn new(subject: Arc<Subject>, warm: bool) -> Self {
         let info = subject.engine.info().ok();
-        let kernel = info.and_then(|info| info.kernel).map(|path| path.display().to_string());
+        let kernel = info.and_then(|info| info.kernel);
+        let kernel = kernel.and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
         Self { subject, warm, kernel: kernel.unwrap_or_default() }
     }
 
@@ -60,11 +61,8 @@ impl MicroVms {
         let networks = self.subject.engine.networks().map_err(refused)?;
         let bridge = networks.get(network::DEFAULT_NETWORK).map_err(refused)?;
         let address = self.free_address(&bridge)?;
-        let [_, b, c, d] = address.octets();
-        // Locally administered.
-        let mac = [0x02, 0x76, 0x6d, b, c, d];
-        let text = mac.map(|byte| format!("{byte:02x}")).join(":");
-        command.args(["--ip", &address.to_string(), "--mac-address", &text]);
+        command.args(["--ip", &address.to_string()]);
+        let mac = network::mac_of(address);
         // Before the first VM there's no bridge.
         let neighbour = Neighbour::add(IpAddr::V4(address), mac, &bridge.bridge).ok();
         Ok(Connection { address, _neighbour: neighbour })

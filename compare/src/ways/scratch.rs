@@ -70,13 +70,13 @@ impl Scratch {
     /// they can't, so that memory is used there.
     fn provide_overlays(&self) -> Result<(), WayError> {
         let trial = self.path.join("trial");
-        let made = Overlay::mount(&trial, &[self.path.clone()]);
+        let made = Overlay::mount(&trial, std::slice::from_ref(&self.path));
         match made {
             Ok(overlay) => drop(overlay),
             Err(_) => {
                 mount("tmpfs", &self.path, "tmpfs", MountFlags::empty(), None)
                     .map_err(|errno| system("mount a tmpfs")(errno.into()))?;
-                Overlay::mount(&trial, &[self.path.clone()])?;
+                Overlay::mount(&trial, std::slice::from_ref(&self.path))?;
             }
         }
         let _ = fs::remove_dir_all(&trial);
@@ -139,7 +139,7 @@ impl Overlay {
         let options = std::ffi::CString::new(options)
             .map_err(|_| WayError::Unavailable("a path has a zero byte in it".to_owned()))?;
         let overlay = Self { dir: dir.to_owned() };
-        mount("overlay", &overlay.root(), "overlay", MountFlags::empty(), Some(options.as_c_str()))
+        mount("overlay", overlay.root(), "overlay", MountFlags::empty(), Some(options.as_c_str()))
             .map_err(|errno| system("mount an overlay file system")(errno.into()))?;
         Ok(overlay)
     }

@@ -16,11 +16,11 @@ const KEPT_FREE: f64 = 0.1;
 
 impl Session<'_> {
     pub(super) fn density(&mut self) {
-        for runner in self.runners.to_vec() {
+        for runner in self.runners {
             if self.is_interrupted() {
                 return;
             }
-            let curve = self.grow(&runner);
+            let curve = self.grow(runner);
             let way = runner.id();
             if let Some(bytes) = curve.bytes_per_instance {
                 self.table.add("memory.host", way, bytes);

@@ -80,8 +80,9 @@ impl Session<'_> {
             let spec = Spec { name: self.name(), command, network: true, ..Spec::default() };
             let mut instance = runner.start(&spec)?;
             // It may say nothing: its answer is waited for, and its output read meanwhile.
-            let output = instance.output();
-            output.map(super::drain);
+            if let Some(output) = instance.output() {
+                super::drain(output);
+            }
             Running { instance }
         };
         let address = running.instance.address(port)?;

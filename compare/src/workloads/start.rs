@@ -18,9 +18,6 @@ use crate::ways::{Instance, LOGIN_MARK, Runner, Spec, WayError, read_some, wait_
 /// How much of an output is kept for a failure's message, in bytes.
 const KEPT_BYTES: usize = 4096;
 
-/// How long a server is asked at a time, in milliseconds: Ctrl-C is seen in between.
-const ASKED_MS: u64 = 500;
-
 /// A moment in a start.
 #[derive(Clone, Copy, Debug)]
 struct Moment {
@@ -88,8 +85,12 @@ impl Session<'_> {
                 session.table.add(&format!("{id}.cpu"), way, cpu.saturating_sub(from) as f64);
             }
         };
-        if way == WayId::FullVm {
-            let reason = "a full VM runs its own system, not the image";
+        let reason = match way {
+            WayId::FullVm => Some("a full VM runs its own system, not the image"),
+            _ if spec.network => Some("a server's first sign of life is its answer"),
+            _ => None,
+        };
+        if let Some(reason) = reason {
             self.table.not_applicable("start.first-byte", way, reason);
             self.table.not_applicable("start.first-byte.cpu", way, reason);
         } else {
@@ -179,7 +180,7 @@ impl Session<'_> {
         }
     }
 
-    /// A server's first byte, if it says something before it answers, and its first answer.
+    /// A server's first answer. What it says on its output is for a failure's message only.
     fn watch_server(
         &self,
         instance: &mut dyn Instance,
@@ -200,30 +201,24 @@ impl Session<'_> {
                 let _ = (&tell).write_all(b"!");
                 answer.map(|()| at)
             });
-            let mut seen = Seen::default();
+            let mut said = Vec::new();
             let watched = loop {
-                let fds = [answered.as_fd(), output.as_fd()];
-                let open = if seen.first.is_some() { 1 } else { 2 };
-                match wait_for(&fds[..open], deadline, Some(self.interrupt)) {
-                    Ok(ready) if ready[0] => {
-                        seen.ready = Some(Moment::now(instance));
-                        break Ok(());
-                    }
+                match wait_for(&[answered.as_fd(), output.as_fd()], deadline, Some(self.interrupt))
+                {
+                    Ok(ready) if ready[0] => break Ok(Moment::now(instance)),
                     Ok(_) => {}
                     Err(stopped) => {
                         break Err(stopped.into_way_error("the server's answer", PATIENCE));
                     }
                 }
                 match read_some(&mut output, deadline, self.interrupt) {
-                    Ok(said) if said.is_empty() => {
-                        break instance.wait().and_then(|code| Err(ended(code, b"")));
+                    Ok(more) if more.is_empty() => {
+                        break instance.wait().and_then(|code| Err(ended(code, &said)));
                     }
-                    Ok(_) => {
-                        seen.first = Some(Moment::now(instance));
-                        // What follows is nobody's business, and must be read.
-                        if let Ok(rest) = output.try_clone() {
-                            drain(rest);
-                        }
+                    Ok(more) => {
+                        said.extend(more);
+                        let kept = said.len().saturating_sub(KEPT_BYTES);
+                        said.drain(..kept);
                     }
                     Err(stopped) => {
                         break Err(stopped.into_way_error("the server's output", PATIENCE));
@@ -232,12 +227,10 @@ impl Session<'_> {
             };
             given_up.store(true, Ordering::Relaxed);
             let answer = asking.join().unwrap_or(Err(WayError::Interrupted));
-            watched?;
-            let at = answer?;
-            if let Some(ready) = &mut seen.ready {
-                ready.at = at;
-            }
-            Ok(Seen { runs: true, ..seen })
+            let moment = watched?;
+            drain(output);
+            let ready = Some(Moment { at: answer?, ..moment });
+            Ok(Seen { first: None, ready, runs: true })
         })
     }
 
@@ -292,17 +285,15 @@ pub(super) fn ask(
     given_up: &AtomicBool,
     interrupt: &Interrupt,
 ) -> Result<(), WayError> {
-    loop {
-        match http::connect(address, path, ASKED_MS, attempt) {
-            Ok(_) => return Ok(()),
-            Err(_) if given_up.load(Ordering::Relaxed) || interrupt.is_told() => {
-                return Err(WayError::Interrupted);
-            }
-            Err(error) if Instant::now() >= deadline => {
-                return Err(WayError::Unavailable(error.to_string()));
-            }
-            Err(_) => {}
-        }
+    let left = || {
+        let is_over = given_up.load(Ordering::Relaxed) || interrupt.is_told();
+        let left = deadline.checked_duration_since(Instant::now());
+        left.filter(|left| !is_over && !left.is_zero())
+    };
+    match http::connect_while(address, path, attempt, left) {
+        Ok(_) => Ok(()),
+        Err(_) if interrupt.is_told() => Err(WayError::Interrupted),
+        Err(error) => Err(WayError::Unavailable(error.to_string())),
     }
 }
 

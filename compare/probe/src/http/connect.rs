@@ -19,16 +19,15 @@ const MAX_TIMEOUT_MS: u64 = 3_600_000;
 /// listen is no event that could be awaited.
 const PAUSE: Duration = Duration::from_millis(1);
 
-/// How long an attempt to connect may take unless said. A packet that is lost while an interface comes up is sent again
-/// after a second only, long after the server is there.
-pub const ATTEMPT: Duration = Duration::from_millis(250);
+/// How long an attempt to connect may take unless said. A packet that is lost while an interface
+/// comes up is sent again after a second only, long after the server is there.
+const ATTEMPT: Duration = Duration::from_millis(250);
 
 /// How long an answer may take: something in between may have taken the connection for a server
 /// that isn't there yet, and never tell.
 const ANSWERING: Duration = Duration::from_secs(10);
 
-/// Asks a server for `path` until it answers, in HTTP, whatever the status. An attempt to connect is
-/// given up after `attempt_limit`.
+/// Asks a server for `path` until it answers, in HTTP, whatever the status.
 ///
 /// # Errors
 ///
@@ -37,28 +36,46 @@ pub fn connect(
     address: SocketAddr,
     path: &str,
     timeout_ms: u64,
-    attempt_limit: Duration,
 ) -> Result<ConnectResult, ProbeError> {
     in_range("--timeout-ms", timeout_ms, 1, MAX_TIMEOUT_MS)?;
+    let clock = Instant::now();
+    let timeout = Duration::from_millis(timeout_ms);
+    let left = || timeout.checked_sub(clock.elapsed()).filter(|left| !left.is_zero());
+    connect_while(address, path, ATTEMPT, left)
+}
+
+/// The same for as long as `left` has something: that's how long an answer may take then. An attempt
+/// to connect is given up after `limit`.
+///
+/// # Errors
+///
+/// The path makes no sense, or nothing has answered when nothing is left.
+pub fn connect_while(
+    address: SocketAddr,
+    path: &str,
+    limit: Duration,
+    left: impl Fn() -> Option<Duration>,
+) -> Result<ConnectResult, ProbeError> {
     check_path(path)?;
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     let clock = Instant::now();
-    let timeout = Duration::from_millis(timeout_ms);
     let mut attempts = 0;
     loop {
         attempts += 1;
-        let left = timeout.saturating_sub(clock.elapsed()).max(PAUSE);
-        let last = match attempt(address, &request, left, attempt_limit) {
+        let last = match attempt(address, &request, left().unwrap_or(PAUSE), limit) {
             Ok(response) => {
                 let elapsed_ns = nanoseconds(clock.elapsed());
                 return Ok(ConnectResult { elapsed_ns, attempts, status: response.status });
             }
             Err(error) => error,
         };
-        if clock.elapsed() >= timeout {
-            return Err(ProbeError::NoAnswer { address, timeout_ms, last: last.to_string() });
+        if left().is_none() {
+            let elapsed_ms = nanoseconds(clock.elapsed()) / 1_000_000;
+            return Err(ProbeError::NoAnswer { address, elapsed_ms, last: last.to_string() });
         }
-        thread::sleep(PAUSE);
+        // Where connecting may take long, everything does: asking more often would take the time of
+        // who is to answer.
+        thread::sleep(PAUSE.max(limit / 20));
     }
 }
 
