@@ -8,7 +8,7 @@ use runtime::Engine;
 
 use crate::interrupt::Interrupt;
 use crate::model::{FORMAT, Host, ImageSummary, Report, Settings, Way, WayId, Workload};
-use crate::ways::{Containers, FullVms, MicroVms, Runner, Subject, SubjectOptions, WayError};
+use crate::ways::{Containers, FullVms, MicroVms, Runner, Spec, Subject, SubjectOptions, WayError};
 use crate::workloads::{Findings, Observer, Plan, Sizes, describe, measure};
 
 /// How long an attempt to reach a server may take. Where everything is slow, an answer takes longer.
@@ -134,6 +134,22 @@ impl Comparison {
     /// The ways that can be gone.
     pub fn runners(&self) -> &[Arc<dyn Runner>] {
         &self.runners
+    }
+
+    /// An instance to look at: the user's command or the image's server, else a program of our own
+    /// that stays.
+    pub fn spec(&self) -> Spec {
+        self.plan.spec(String::new())
+    }
+
+    /// What was asked to be measured.
+    pub fn workloads(&self) -> &[Workload] {
+        &self.plan.workloads
+    }
+
+    /// What it's about.
+    pub fn image(&self) -> &ImageSummary {
+        &self.image
     }
 
     /// Measures all that was asked for.

@@ -53,6 +53,12 @@ impl Interrupt {
         poll(&mut fds, Some(&Timespec::default())).is_ok_and(|ready| ready > 0)
     }
 
+    /// Waits until it's told.
+    pub fn wait(&self) {
+        let mut fds = [PollFd::new(&*self.arrived, PollFlags::IN)];
+        while !matches!(poll(&mut fds, None), Ok(1..)) {}
+    }
+
     /// What becomes readable then.
     pub fn fd(&self) -> BorrowedFd<'_> {
         self.arrived.as_fd()

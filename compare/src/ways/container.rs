@@ -318,8 +318,7 @@ impl Instance for Container {
     }
 
     fn try_wait(&mut self) -> Result<Option<i32>, WayError> {
-        let status = self.child.try_wait().map_err(process::system("look after a program"))?;
-        Ok(status.map(code))
+        process::try_wait(&mut self.child)
     }
 
     fn wait(&mut self) -> Result<i32, WayError> {

@@ -121,6 +121,15 @@ pub(crate) fn wait(
     child.wait().map_err(Stopped::System)
 }
 
+/// The exit code of a program that has ended.
+///
+/// # Errors
+/// The system doesn't tell.
+pub(crate) fn try_wait(child: &mut Child) -> Result<Option<i32>, WayError> {
+    let ended = child.try_wait().map_err(system("ask whether a program has ended"))?;
+    Ok(ended.map(code))
+}
+
 /// Waits until one of them can be read; says which ones can.
 pub(crate) fn wait_for(
     fds: &[BorrowedFd<'_>],

@@ -47,6 +47,18 @@ pub struct Plan {
     pub attempt: Duration,
 }
 
+impl Plan {
+    /// What's started: the user's command; the image's own if it's a server; else the program of our
+    /// own, which says a word and waits. A full VM runs what's on its disk.
+    pub(crate) fn spec(&self, name: String) -> Spec {
+        let network = self.port.is_some();
+        if network || !self.command.is_empty() {
+            return Spec { name, command: self.command.clone(), network, ..Spec::default() };
+        }
+        Spec { name, command: vec!["idle".to_owned()], probe: true, ..Spec::default() }
+    }
+}
+
 /// Told what goes on.
 pub trait Observer: Sync {
     /// Something begins: `start, run 2 of 5: microVM, warm`.

@@ -13,7 +13,7 @@ use compare_probe::http;
 use super::{PATIENCE, Round, Session, Sizes, drain, us};
 use crate::interrupt::Interrupt;
 use crate::model::{Step, Timeline, WayId, Workload};
-use crate::ways::{Instance, LOGIN_MARK, Runner, Spec, WayError, read_some, wait_for};
+use crate::ways::{Instance, LOGIN_MARK, Runner, WayError, read_some, wait_for};
 
 /// How much of an output is kept for a failure's message, in bytes.
 const KEPT_BYTES: usize = 4096;
@@ -56,7 +56,8 @@ impl Session<'_> {
 
     fn start_once(&mut self, runner: &dyn Runner, round: Round) -> Result<(), WayError> {
         let way = runner.id();
-        let spec = self.start_spec(way);
+        let name = self.name();
+        let spec = self.plan.spec(name);
         let mut instance = runner.start(&spec)?;
         let started = instance.started();
         let output = instance
@@ -121,20 +122,6 @@ impl Session<'_> {
         steps.sort_by(|one, other| one.at_us.total_cmp(&other.at_us));
         self.findings.timelines.push(Timeline { way, run, steps });
         Ok(())
-    }
-
-    /// What's started: the user's command; the image's own if it's a server; else the program of our
-    /// own, which says a word and waits.
-    fn start_spec(&mut self, way: WayId) -> Spec {
-        let name = self.name();
-        if way == WayId::FullVm {
-            return Spec { name, ..Spec::default() };
-        }
-        let network = self.plan.port.is_some();
-        if network || !self.plan.command.is_empty() {
-            return Spec { name, command: self.plan.command.clone(), network, ..Spec::default() };
-        }
-        Spec { name, command: vec!["idle".to_owned()], probe: true, ..Spec::default() }
     }
 
     /// A command's first byte. If it's the user's, it ends by itself or it doesn't.

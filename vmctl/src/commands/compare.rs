@@ -4,6 +4,7 @@ mod args;
 mod output;
 mod progress;
 mod replay;
+mod serve;
 
 use std::env;
 use std::path::PathBuf;
@@ -46,6 +47,9 @@ pub(crate) fn run(args: &CompareArgs, level: LevelFilter) -> Result<u8, CliError
         let report = replay::read(file)?;
         outputs.write(&report)?;
         return Ok(api::exit::STOPPED);
+    }
+    if let Some(address) = args.serve {
+        return serve::run(&args.target(), address, level);
     }
     let report = measure(&args.target(), level)?;
     outputs.write(&report)?;

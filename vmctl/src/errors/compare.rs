@@ -12,6 +12,9 @@ pub(crate) enum CompareError {
     /// It can't be begun.
     #[error(transparent)]
     Way(#[from] WayError),
+    /// The live page can't be served.
+    #[error(transparent)]
+    Serve(#[from] compare::serve::ServeError),
     /// The program that measures inside is missing.
     #[error("compare-probe wasn't found: it's not beside vmctl, nor where VMCTL_PROBE says")]
     NoProbe,
