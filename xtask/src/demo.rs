@@ -1,6 +1,8 @@
-//! `cargo xtask demo`: from a fresh Debian machine to a booted guest, by one command.
+//! `cargo xtask demo`: from a fresh Debian machine to a booted guest, and to a comparison of virtual
+//! machines with containers, by one command.
 
 mod boot;
+mod compare;
 mod timeline;
 
 use std::env;
@@ -39,7 +41,7 @@ pub(crate) struct Args {
 /// Fails when something that the guest boots from can't be had, or when it doesn't boot.
 pub(crate) fn run(args: &Args) -> Result<ExitCode> {
     let place = if args.lab { Place::Lab("--lab asks for it".to_owned()) } else { probe::place() };
-    let mut purposes = vec![Purpose::Kernel, Purpose::Disk, Purpose::Demo];
+    let mut purposes = vec![Purpose::Kernel, Purpose::Disk, Purpose::Demo, Purpose::Images];
     if matches!(place, Place::Lab(_)) {
         purposes.push(Purpose::Lab);
     }
@@ -62,6 +64,8 @@ pub(crate) fn run(args: &Args) -> Result<ExitCode> {
             run_in_lab(&boot)?;
         }
     }
+    eprintln!("\nComparing an nginx image as a container and as a virtual machine\n");
+    compare::run(&place, &boot.vmctl, &boot.disk)?;
     println!(
         "\nTo boot it again and log in as root, without a password:\n{}",
         by_hand(&boot, &place)
@@ -76,6 +80,11 @@ fn run_in_lab(boot: &BootArgs) -> Result<()> {
     command.extend(boot.command_line());
     let mut spec = Spec::new(command);
     spec.timeout = Some(LAB_LIMIT);
+    in_lab(&spec, "the boot")
+}
+
+/// Runs a command in the lab, which must succeed.
+fn in_lab(spec: &Spec, what: &str) -> Result<()> {
     let console = Console::Streams {
         stdin: false,
         stdout: Box::new(io::stdout()),
@@ -83,9 +92,10 @@ fn run_in_lab(boot: &BootArgs) -> Result<()> {
     };
     match spec.run(console)? {
         Outcome::Exited(0) => Ok(()),
-        Outcome::Exited(code) => bail!("the boot in the lab failed (exit code {code})"),
+        Outcome::Exited(code) => bail!("{what} in the lab failed (exit code {code})"),
         Outcome::TimedOut { .. } => {
-            bail!("the boot in the lab wasn't over after {} s", LAB_LIMIT.as_secs())
+            let limit = spec.timeout.unwrap_or_default().as_secs();
+            bail!("{what} in the lab wasn't over after {limit} s")
         }
         Outcome::Died { kernel_log } => bail!("the lab ended early{kernel_log}"),
         Outcome::Escaped => bail!("left by the escape sequence"),

@@ -48,6 +48,8 @@ const DISK: &[Package] = &[
 ];
 
 const DEMO: &[Package] = &[
+    ("crun", "runs the container that the demo's VM is compared with"),
+    ("nftables", "connects the demo's containers"),
     ("iproute2", "connects the demo's guest by a TAP device"),
     ("iputils-ping", "shows that the demo's guest answers"),
 ];
@@ -56,6 +58,7 @@ const TESTS: &[Package] = &[
     ("apache2-utils", "makes the passwords of a registry under test"),
     ("busybox-static", "the tools in the test guests' initramfs"),
     ("chromium", "opens the live page"),
+    ("crun", "runs the containers that VMs are compared with"),
     ("curl", "asks the API and published ports"),
     ("docker-registry", "is pulled from and pushed to"),
     ("erofs-utils", "checks the file systems that we write"),

@@ -61,7 +61,8 @@ impl MicroVms {
         let networks = self.subject.engine.networks().map_err(refused)?;
         let bridge = networks.get(network::DEFAULT_NETWORK).map_err(refused)?;
         let address = self.free_address(&bridge)?;
-        command.args(["--ip", &address.to_string()]);
+        // An address can be asked for on a network that's named only.
+        command.args(["--network", network::DEFAULT_NETWORK, "--ip", &address.to_string()]);
         let mac = network::mac_of(address);
         // Before the first VM there's no bridge.
         let neighbour = Neighbour::add(IpAddr::V4(address), mac, &bridge.bridge).ok();

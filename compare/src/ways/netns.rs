@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use network::{Attachment, Endpoint, NetworkError, Networks};
+use network::{Attachment, Endpoint, NetworkError, NetworkSpec, Networks};
 
 use super::process::system;
 use super::subject::{Neighbour, ip};
@@ -13,6 +13,10 @@ use super::{NAME_PREFIX, WayError};
 
 /// The interface in the container.
 const INTERFACE: &str = "eth0";
+
+/// The containers' network, of addresses for tests between machines (RFC 2544).
+const NETWORK: &str = "compare";
+const SUBNET: &str = "198.18.64.0/24";
 
 /// Where `ip netns` keeps namespaces.
 const NAMESPACES: &str = "/run/netns";
@@ -29,14 +33,24 @@ impl ContainerNetworks {
     pub(crate) fn open(scratch: &Path) -> Result<Self, WayError> {
         let dir = scratch.join("net");
         fs::create_dir_all(&dir).map_err(system(format!("create {}", dir.display())))?;
-        Ok(Self { networks: Networks::open(&dir).map_err(refused)?, dir })
+        let networks = Networks::open(&dir).map_err(refused)?;
+        // A subnet that's known to be nobody else's: the one that would be chosen may be chosen for
+        // the VMs' network too, as long as neither has a bridge yet.
+        let subnet = SUBNET.parse().map_err(|_| WayError::Unavailable("a subnet".to_owned()))?;
+        let spec = NetworkSpec {
+            name: NETWORK.to_owned(),
+            subnets: vec![subnet],
+            ..NetworkSpec::default()
+        };
+        networks.create(&spec).map_err(refused)?;
+        Ok(Self { networks, dir })
     }
 
     /// Makes a namespace with an address.
     pub(crate) fn connect(self: &Arc<Self>, name: &str) -> Result<Namespace, WayError> {
         let id: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
         let attachment = Attachment {
-            network: network::DEFAULT_NETWORK.to_owned(),
+            network: NETWORK.to_owned(),
             container: id.clone(),
             ..Attachment::default()
         };
@@ -49,7 +63,7 @@ impl ContainerNetworks {
             address: IpAddr::V4(endpoint.ipv4),
             neighbour: None,
         };
-        let bridge = self.networks.get(network::DEFAULT_NETWORK).map_err(refused)?.bridge;
+        let bridge = self.networks.get(NETWORK).map_err(refused)?.bridge;
         let inside = self.dir.join(format!("{name}.ip"));
         let outside = self.dir.join(format!("{name}-host.ip"));
         write(&outside, &outside_script(&endpoint, &bridge, &namespace.name))?;

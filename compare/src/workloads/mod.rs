@@ -263,7 +263,10 @@ fn parse<T: DeserializeOwned>(output: &Output) -> Result<T, WayError> {
     })
 }
 
-/// Waits for an instance's first output, and has what follows read and thrown away: it mustn't be
+/// What the program of our own says first: that it waits, or where it listens.
+const SIGNS_OF_LIFE: [&[u8]; 2] = [b"ready", b"{"];
+
+/// Waits for the first output of the program of our own, and has what follows read and thrown away: it mustn't be
 /// held up.
 fn first_output(instance: &mut dyn Instance, interrupt: &Interrupt) -> Result<(), WayError> {
     let mut output = instance
@@ -271,13 +274,11 @@ fn first_output(instance: &mut dyn Instance, interrupt: &Interrupt) -> Result<()
         .ok_or_else(|| WayError::Unavailable("its output is read already".to_owned()))?;
     let first = read_some(&mut output, Instant::now() + PATIENCE, interrupt)
         .map_err(|stopped| stopped.into_way_error("the first output", PATIENCE))?;
-    if first.is_empty() {
-        let code = instance.wait()?;
-        return Err(WayError::Unavailable(format!(
-            "it ended with exit code {code}, saying nothing"
-        )));
-    }
     drain(output);
+    if !SIGNS_OF_LIFE.iter().any(|sign| first.starts_with(sign)) {
+        // Whatever was to run it has failed, and says why.
+        return Err(start::ended(instance.wait()?, &first));
+    }
     Ok(())
 }
 

@@ -1,15 +1,12 @@
 //! Networks and web servers, asked from the host.
 
 use std::sync::Arc;
-use std::sync::atomic::AtomicBool;
-use std::time::Instant;
 
 use compare_probe::{http, network};
 
-use super::start::ask;
-use super::{PATIENCE, Running, Session};
+use super::{Running, Session};
 use crate::model::Workload;
-use crate::ways::{Runner, Spec, WayError};
+use crate::ways::{Runner, WayError};
 
 /// Where the program of our own listens.
 const PORT: u16 = 7777;
@@ -73,23 +70,22 @@ impl Session<'_> {
 
     /// The image's server, or one of our own.
     fn web_server(&mut self, runner: &dyn Runner, port: u16) -> Result<Running, WayError> {
-        let mut running = if self.plan.port.is_none() {
-            self.run_probe(runner, &["web-server", "--port", &port.to_string()], true, false)?
-        } else {
-            let command = self.plan.command.clone();
-            let spec = Spec { name: self.name(), command, network: true, ..Spec::default() };
-            let mut instance = runner.start(&spec)?;
-            // It may say nothing: its answer is waited for, and its output read meanwhile.
-            if let Some(output) = instance.output() {
-                super::drain(output);
-            }
-            Running { instance }
-        };
-        let address = running.instance.address(port)?;
-        let deadline = Instant::now() + PATIENCE;
-        let never = AtomicBool::new(false);
-        ask(address, &self.plan.path, self.plan.attempt, deadline, &never, self.interrupt)?;
-        Ok(running)
+        if self.plan.port.is_none() {
+            // It says so when it listens.
+            return self.run_probe(
+                runner,
+                &["web-server", "--port", &port.to_string()],
+                true,
+                false,
+            );
+        }
+        let spec = self.plan.spec(self.name());
+        let mut instance = runner.start(&spec)?;
+        let output = instance
+            .output()
+            .ok_or_else(|| WayError::Unavailable("its output is read already".to_owned()))?;
+        self.watch_server(&mut *instance, output)?;
+        Ok(Running { instance })
     }
 
     /// Starts a server in each way.

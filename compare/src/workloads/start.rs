@@ -56,8 +56,7 @@ impl Session<'_> {
 
     fn start_once(&mut self, runner: &dyn Runner, round: Round) -> Result<(), WayError> {
         let way = runner.id();
-        let name = self.name();
-        let spec = self.plan.spec(name);
+        let spec = self.plan.spec(self.name());
         let mut instance = runner.start(&spec)?;
         let started = instance.started();
         let output = instance
@@ -168,7 +167,7 @@ impl Session<'_> {
     }
 
     /// A server's first answer. What it says on its output is for a failure's message only.
-    fn watch_server(
+    pub(super) fn watch_server(
         &self,
         instance: &mut dyn Instance,
         mut output: PipeReader,
@@ -264,7 +263,7 @@ pub(super) struct Seen {
 }
 
 /// Asks a server until it answers.
-pub(super) fn ask(
+fn ask(
     address: std::net::SocketAddr,
     path: &str,
     attempt: Duration,
@@ -284,7 +283,7 @@ pub(super) fn ask(
     }
 }
 
-fn ended(code: i32, said: &[u8]) -> WayError {
+pub(super) fn ended(code: i32, said: &[u8]) -> WayError {
     WayError::Program {
         program: "the command".to_owned(),
         status: format!("exit code {code}"),

@@ -120,7 +120,7 @@ impl Table {
         let reason = describe(error);
         for known in ROWS.iter().filter(|known| known.workload == workload) {
             let outcome = Outcome::Failed { reason: reason.clone() };
-            self.others.insert((known.id, way), outcome);
+            self.others.entry((known.id, way)).or_insert(outcome);
         }
     }
 

@@ -183,7 +183,9 @@ fn judge(
         "fork" => {
             let (_, started) = counts.unwrap_or_default();
             match &result.error {
-                Some(error) => (format!("refused after {started}: {error}"), Contained),
+                Some(error) => {
+                    (format!("refused after {started}: {}", plain(Some(error))), Contained)
+                }
                 None => (
                     format!("{started} started, none refused"),
                     if shares_kernel { Reached } else { Contained },
@@ -205,18 +207,20 @@ fn judge(
             (format!("done{whose}"), verdict)
         }
         _ if result.refused => (refusal(result.error.as_deref()), Refused),
-        _ => {
-            let error = result.error.as_deref().unwrap_or("");
-            (format!("not there: {error}"), Unclear)
-        }
+        // A kernel without modules can't be made to load one.
+        "module" => ("refused: the kernel has no modules".to_owned(), Refused),
+        _ => (format!("not there: {}", plain(result.error.as_deref())), Unclear),
     }
 }
 
 fn refusal(error: Option<&str>) -> String {
-    // Without the number that Rust adds.
+    format!("refused: {}", plain(error))
+}
+
+/// An error without the number that Rust adds.
+pub(super) fn plain(error: Option<&str>) -> &str {
     let error = error.unwrap_or_default();
-    let error = error.split(" (os error").next().unwrap_or(error);
-    format!("refused: {error}")
+    error.split(" (os error").next().unwrap_or(error)
 }
 
 #[cfg(test)]

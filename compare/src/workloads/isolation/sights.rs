@@ -2,6 +2,7 @@
 
 use compare_probe::results::{Facts, Text};
 
+use super::attempts::plain;
 use crate::model::Verdict::{self, Own, Refused, Shared, Unclear};
 
 /// Something that's seen.
@@ -70,7 +71,7 @@ pub(super) const SIGHTS: &[Sight] = &[
         of_host: |host| log(host),
         of: |facts, _, shares| match (&facts.kernel_log.readable, &facts.kernel_log.error) {
             (true, _) => (log(facts), of_kernel(shares)),
-            (false, Some(error)) => (error.to_string(), Refused),
+            (false, Some(error)) => (plain(Some(error)).to_owned(), Refused),
             (false, None) => ("unreadable".to_owned(), Refused),
         },
     },
