@@ -1,22 +1,21 @@
 //! Containers: by an OCI runtime directly, or by podman.
 
 use std::fs::{self, File};
-use std::io::PipeReader;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
 use super::bundle::{Bundle, DEFAULT_PATH, PIDS_LIMIT};
-use super::meter::Metered;
 use super::netns::{ContainerNetworks, Namespace};
-use super::process::{self, code, kill_group, run, run_ok, system};
+use super::process::{run, run_ok, system};
 use super::scratch::{Overlay, mount_layers};
+use super::spawned::{Spawned, spawned_methods};
 use super::subject::{Subject, at};
-use super::{Instance, NAME_PREFIX, Output, PROBE_PATH, Runner, Spec, Usage, WayError};
+use super::{Instance, NAME_PREFIX, Output, PROBE_PATH, Runner, Spec, WayError};
 use crate::model::{Step, WayId};
 
 /// How long a program of the container's may take.
@@ -204,15 +203,12 @@ impl Runner for Containers {
                 command
             }
         };
-        let (child, output) = process::start(metered.enter(command))?;
+        let interrupt = &self.subject.interrupt;
         Ok(Box::new(Container {
             runtime: self.runtime.clone(),
             id: id(&spec.name),
-            started,
-            child,
-            output: Some(output),
+            spawned: Spawned::start(command, metered, started, interrupt, PATIENCE)?,
             stop_signal: resolved.stop_signal,
-            metered,
             namespace,
             _overlay: overlay,
             subject: Arc::clone(&self.subject),
@@ -239,12 +235,9 @@ fn id(name: &str) -> String {
 struct Container {
     runtime: Runtime,
     id: String,
-    started: Instant,
-    child: Child,
-    output: Option<PipeReader>,
     stop_signal: i32,
     // In the order that they're taken back in.
-    metered: Metered,
+    spawned: Spawned,
     namespace: Option<Namespace>,
     _overlay: Overlay,
     subject: Arc<Subject>,
@@ -269,24 +262,12 @@ impl Container {
             Runtime::Oci(_) => self.command(&["kill", &self.id, signal]),
             Runtime::Podman(_) => self.command(&["kill", "--signal", signal, &self.id]),
         };
-        run_ok(self.metered.enter(command), PATIENCE, None).map(drop)
-    }
-
-    /// Waits for the end of it all.
-    fn wait_gone(&mut self, limit: Duration) -> Result<i32, process::Stopped> {
-        let status = process::wait(&mut self.child, Instant::now() + limit, None)?;
-        Ok(code(status))
+        run_ok(self.spawned.metered.enter(command), PATIENCE, None).map(drop)
     }
 }
 
 impl Instance for Container {
-    fn started(&self) -> Instant {
-        self.started
-    }
-
-    fn output(&mut self) -> Option<PipeReader> {
-        self.output.take()
-    }
+    spawned_methods!();
 
     fn address(&mut self, port: u16) -> Result<SocketAddr, WayError> {
         let namespace = self.namespace.as_ref();
@@ -299,54 +280,26 @@ impl Instance for Container {
         Vec::new()
     }
 
-    fn usage(&self) -> Result<Usage, WayError> {
-        self.metered.usage()
-    }
-
-    fn cpu_us(&self) -> Option<u64> {
-        self.metered.cpu_us()
-    }
-
-    fn processes(&self) -> Vec<u32> {
-        self.metered.processes()
-    }
-
     fn exec(&self, command: &[&str]) -> Result<Output, WayError> {
         let mut exec = self.command(&["exec", &self.id]);
         exec.args(command);
-        run(self.metered.enter(exec), PATIENCE, Some(&self.subject.interrupt))
-    }
-
-    fn try_wait(&mut self) -> Result<Option<i32>, WayError> {
-        process::try_wait(&mut self.child)
-    }
-
-    fn wait(&mut self) -> Result<i32, WayError> {
-        let deadline = Instant::now() + PATIENCE;
-        process::wait(&mut self.child, deadline, Some(&self.subject.interrupt))
-            .map(code)
-            .map_err(|stopped| stopped.into_way_error("the container's end", PATIENCE))
+        run(self.spawned.metered.enter(exec), PATIENCE, Some(&self.subject.interrupt))
     }
 
     fn stop(&mut self) -> Result<(), WayError> {
-        if matches!(self.child.try_wait(), Ok(None)) {
+        if self.spawned.is_running() {
             self.kill(&self.stop_signal.to_string())?;
-            if self.wait_gone(STOP_PATIENCE).is_err() {
+            if !self.spawned.ends_within(STOP_PATIENCE) {
                 self.kill("9")?;
-                self.wait_gone(PATIENCE)
-                    .map_err(|stopped| stopped.into_way_error("the container's end", PATIENCE))?;
             }
         }
-        self.metered.wait_until_empty(PATIENCE)
+        self.spawned.wait_gone()
     }
 }
 
 impl Drop for Container {
     fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            kill_group(&self.child);
-            let _ = self.child.wait();
-        }
+        self.spawned.kill();
         // A runtime that was killed has left its records.
         let command = match self.runtime {
             Runtime::Oci(_) => self.command(&["delete", "--force", &self.id]),

@@ -1,20 +1,19 @@
 //! A full VM: a distribution's disk, booted with its init system up to the login prompt.
 
-use std::io::PipeReader;
 use std::net::SocketAddr;
 use std::path::PathBuf;
-use std::process::{Child, Command};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api::event::Event;
 use rustix::process::{Pid, Signal, kill_process};
 
-use super::meter::Metered;
 use super::microvm::{monotonic_ns, step};
-use super::process::{self, code, kill_group, system};
+use super::process::system;
+use super::spawned::{Spawned, spawned_methods};
 use super::subject::Subject;
-use super::{Instance, Output, Runner, Spec, Usage, WayError};
+use super::{Instance, Output, Runner, Spec, WayError};
 use crate::model::{Step, WayId};
 
 /// How long it may take to boot, and to shut down.
@@ -89,37 +88,23 @@ impl Runner for FullVms {
         command.arg(format!("--cpus={}", self.subject.cpus));
         command.arg(format!("--memory={}M", self.subject.memory_mib));
         command.args(["--cmdline", CMDLINE, "--timeline"]).arg(&timeline);
-        let (child, output) = process::start(metered.enter(command))?;
+        let interrupt = &self.subject.interrupt;
         Ok(Box::new(FullVm {
-            started,
             started_ns,
-            child,
-            output: Some(output),
-            metered,
+            spawned: Spawned::start(command, metered, started, interrupt, PATIENCE)?,
             timeline,
-            subject: Arc::clone(&self.subject),
         }))
     }
 }
 
 struct FullVm {
-    started: Instant,
     started_ns: u64,
-    child: Child,
-    output: Option<PipeReader>,
-    metered: Metered,
+    spawned: Spawned,
     timeline: PathBuf,
-    subject: Arc<Subject>,
 }
 
 impl Instance for FullVm {
-    fn started(&self) -> Instant {
-        self.started
-    }
-
-    fn output(&mut self) -> Option<PipeReader> {
-        self.output.take()
-    }
+    spawned_methods!();
 
     fn address(&mut self, _port: u16) -> Result<SocketAddr, WayError> {
         Err(WayError::Unavailable("it has no network".to_owned()))
@@ -131,53 +116,25 @@ impl Instance for FullVm {
         events.filter_map(|event| step(&event, self.started_ns)).collect()
     }
 
-    fn usage(&self) -> Result<Usage, WayError> {
-        self.metered.usage()
-    }
-
-    fn cpu_us(&self) -> Option<u64> {
-        self.metered.cpu_us()
-    }
-
-    fn processes(&self) -> Vec<u32> {
-        self.metered.processes()
-    }
-
     fn exec(&self, _command: &[&str]) -> Result<Output, WayError> {
         Err(WayError::Unavailable("nothing can be run in a full VM from outside".to_owned()))
     }
 
-    fn try_wait(&mut self) -> Result<Option<i32>, WayError> {
-        process::try_wait(&mut self.child)
-    }
-
-    fn wait(&mut self) -> Result<i32, WayError> {
-        let deadline = Instant::now() + PATIENCE;
-        process::wait(&mut self.child, deadline, Some(&self.subject.interrupt))
-            .map(code)
-            .map_err(|stopped| stopped.into_way_error("the VM's end", PATIENCE))
-    }
-
     fn stop(&mut self) -> Result<(), WayError> {
-        if matches!(self.child.try_wait(), Ok(None)) {
+        if self.spawned.is_running()
+            && let Some(pid) = i32::try_from(self.spawned.child.id()).ok().and_then(Pid::from_raw)
+        {
             // `vmctl boot` presses the power button.
-            if let Some(pid) = i32::try_from(self.child.id()).ok().and_then(Pid::from_raw) {
-                kill_process(pid, Signal::TERM)
-                    .map_err(|errno| system("signal vmctl boot")(errno.into()))?;
-            }
-            process::wait(&mut self.child, Instant::now() + PATIENCE, None)
-                .map_err(|stopped| stopped.into_way_error("the VM's end", PATIENCE))?;
+            kill_process(pid, Signal::TERM)
+                .map_err(|errno| system("signal vmctl boot")(errno.into()))?;
         }
-        self.metered.wait_until_empty(PATIENCE)
+        self.spawned.wait_gone()
     }
 }
 
 impl Drop for FullVm {
     fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            kill_group(&self.child);
-            let _ = self.child.wait();
-        }
+        self.spawned.kill();
         let _ = std::fs::remove_file(&self.timeline);
     }
 }

@@ -1,8 +1,7 @@
 //! MicroVMs: `vmctl run`, as people call it.
 
-use std::io::PipeReader;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
-use std::process::{Child, Command};
+use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -10,10 +9,10 @@ use api::event::Event;
 use api::http::{Client, StreamItem};
 use rustix::time::{ClockId, clock_gettime};
 
-use super::meter::Metered;
-use super::process::{self, code, kill_group, run, run_ok};
+use super::process::{run, run_ok};
+use super::spawned::{Spawned, spawned_methods};
 use super::subject::{Neighbour, Subject, at};
-use super::{Instance, NAME_PREFIX, Output, PROBE_PATH, Runner, Spec, Usage, WayError};
+use super::{Instance, NAME_PREFIX, Output, PROBE_PATH, Runner, Spec, WayError};
 use crate::model::{Step, WayId};
 
 /// How long `vmctl` may take: in an emulated machine everything is slow.
@@ -117,15 +116,12 @@ impl Runner for MicroVms {
             command.arg(&self.subject.image_id);
         }
         command.args(&spec.command);
-        let (child, output) = process::start(metered.enter(command))?;
+        let interrupt = &self.subject.interrupt;
         Ok(Box::new(MicroVm {
             name,
-            started,
             started_ns,
-            child,
-            output: Some(output),
+            spawned: Spawned::start(command, metered, started, interrupt, PATIENCE)?,
             connection,
-            metered,
             subject: Arc::clone(&self.subject),
         }))
     }
@@ -133,12 +129,9 @@ impl Runner for MicroVms {
 
 struct MicroVm {
     name: String,
-    started: Instant,
     started_ns: u64,
-    child: Child,
-    output: Option<PipeReader>,
+    spawned: Spawned,
     connection: Option<Connection>,
-    metered: Metered,
     subject: Arc<Subject>,
 }
 
@@ -163,13 +156,7 @@ impl MicroVm {
 }
 
 impl Instance for MicroVm {
-    fn started(&self) -> Instant {
-        self.started
-    }
-
-    fn output(&mut self) -> Option<PipeReader> {
-        self.output.take()
-    }
+    spawned_methods!();
 
     fn address(&mut self, port: u16) -> Result<SocketAddr, WayError> {
         let connection = self.connection.as_ref();
@@ -183,52 +170,24 @@ impl Instance for MicroVm {
         events.iter().filter_map(|event| step(event, self.started_ns)).collect()
     }
 
-    fn usage(&self) -> Result<Usage, WayError> {
-        self.metered.usage()
-    }
-
-    fn cpu_us(&self) -> Option<u64> {
-        self.metered.cpu_us()
-    }
-
-    fn processes(&self) -> Vec<u32> {
-        self.metered.processes()
-    }
-
     fn exec(&self, command: &[&str]) -> Result<Output, WayError> {
         let mut exec = self.vmctl(&["exec", &self.name]);
         exec.args(command);
-        run(self.metered.enter(exec), PATIENCE, Some(&self.subject.interrupt))
-    }
-
-    fn try_wait(&mut self) -> Result<Option<i32>, WayError> {
-        process::try_wait(&mut self.child)
-    }
-
-    fn wait(&mut self) -> Result<i32, WayError> {
-        let deadline = Instant::now() + PATIENCE;
-        process::wait(&mut self.child, deadline, Some(&self.subject.interrupt))
-            .map(code)
-            .map_err(|stopped| stopped.into_way_error("the VM's end", PATIENCE))
+        run(self.spawned.metered.enter(exec), PATIENCE, Some(&self.subject.interrupt))
     }
 
     fn stop(&mut self) -> Result<(), WayError> {
-        if matches!(self.child.try_wait(), Ok(None)) {
+        if self.spawned.is_running() {
             let stop = self.vmctl(&["stop", "--time", STOP_SECONDS, &self.name]);
-            run_ok(self.metered.enter(stop), PATIENCE, None)?;
+            run_ok(self.spawned.metered.enter(stop), PATIENCE, None)?;
         }
-        process::wait(&mut self.child, Instant::now() + PATIENCE, None)
-            .map_err(|stopped| stopped.into_way_error("the VM's end", PATIENCE))?;
-        self.metered.wait_until_empty(PATIENCE)
+        self.spawned.wait_gone()
     }
 }
 
 impl Drop for MicroVm {
     fn drop(&mut self) {
-        if matches!(self.child.try_wait(), Ok(None)) {
-            kill_group(&self.child);
-            let _ = self.child.wait();
-        }
+        self.spawned.kill();
         // `--rm` has removed one that ended by itself.
         if self.subject.engine.find(&self.name).is_ok() {
             let _ = run(self.vmctl(&["rm", "--force", "--volumes", &self.name]), PATIENCE, None);

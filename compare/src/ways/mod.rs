@@ -8,6 +8,7 @@ mod microvm;
 mod netns;
 mod process;
 mod scratch;
+mod spawned;
 mod subject;
 
 use std::io::PipeReader;
