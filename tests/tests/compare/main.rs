@@ -3,4 +3,5 @@
 mod bad_input;
 mod interrupt;
 mod rows;
+mod serve;
 mod support;

@@ -49,7 +49,7 @@ pub(crate) fn run(args: &CompareArgs, level: LevelFilter) -> Result<u8, CliError
         return Ok(api::exit::STOPPED);
     }
     if let Some(address) = args.serve {
-        return serve::run(&args.target(), address, level);
+        return serve::run(&args.target(), address, args.allow_remote, level);
     }
     let report = measure(&args.target(), level)?;
     outputs.write(&report)?;

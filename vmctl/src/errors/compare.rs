@@ -48,6 +48,9 @@ impl CompareError {
     /// What can be done about it.
     pub(super) fn hint(&self) -> Option<&'static str> {
         match self {
+            Self::Serve(compare::serve::ServeError::Remote(_)) => {
+                Some("--allow-remote allows it; the page is plain HTTP")
+            }
             Self::NoProbe => Some("`cargo xtask demo` puts it there"),
             Self::NoReport { .. } => Some("reports are written by `vmctl compare --save FILE`"),
             _ => None,

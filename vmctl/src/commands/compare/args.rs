@@ -73,6 +73,10 @@ pub(crate) struct CompareArgs {
         conflicts_with_all = ["json", "csv", "html", "save"])]
     pub(super) serve: Option<SocketAddr>,
 
+    /// Let the page be served at an address that other machines reach: in plain HTTP.
+    #[arg(long, requires = "serve")]
+    pub(super) allow_remote: bool,
+
     /// Print the schema of the JSON report.
     #[arg(long, exclusive = true)]
     pub(super) schema: bool,

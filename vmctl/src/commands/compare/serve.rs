@@ -20,10 +20,11 @@ use crate::output;
 pub(super) fn run(
     target: &Target<'_>,
     address: SocketAddr,
+    allow_remote: bool,
     level: LevelFilter,
 ) -> Result<u8, CliError> {
     // A port that's taken is known before anything is pulled or mounted.
-    let server = Server::bind(Some(address), false).map_err(CompareError::from)?;
+    let server = Server::bind(Some(address), allow_remote).map_err(CompareError::from)?;
     let signals = Interrupt::by_signals()
         .map_err(|source| CliError::System { what: "signals can't be caught", source })?;
     let comparison = Arc::new(prepare(target, &signals, level)?);
