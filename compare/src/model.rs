@@ -347,7 +347,8 @@ pub struct Curve {
     pub way: WayId,
     /// One for each number of instances.
     pub points: Vec<Point>,
-    /// The slope of the host's memory: bytes that another instance takes.
+    /// Bytes that another instance takes: the slope of the host's memory or of the proportional set
+    /// size, whichever is larger.
     pub bytes_per_instance: Option<f64>,
     /// Instances that a GiB is enough for, by the slope.
     pub instances_per_gib: Option<f64>,

@@ -81,7 +81,8 @@ impl Session<'_> {
         let places: Vec<_> = curve
             .points
             .iter()
-            .map(|point| (f64::from(point.instances), point.host_bytes as f64))
+            // The host's memory comes and goes; what processes have is the least that they take.
+            .map(|point| (f64::from(point.instances), point.host_bytes.max(point.pss_bytes) as f64))
             .collect();
         // One that's less than nothing is the host's own coming and going.
         curve.bytes_per_instance = slope(&places).filter(|bytes| *bytes > 0.0);

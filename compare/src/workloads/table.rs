@@ -39,16 +39,22 @@ use Unit::{
 const ROWS: &[Known] = &[
     row("start.first-byte", "start, first byte", Workload::Start, Microseconds, Lower),
     noted(
-        row("start.first-byte.cpu", "the same, CPU time", Workload::Start, CpuMicroseconds, Lower),
+        row(
+            "start.first-byte.cpu",
+            "first byte, CPU time",
+            Workload::Start,
+            CpuMicroseconds,
+            Lower,
+        ),
         "of all processes on the host: the runtime's, the VMM's, the guest's",
     ),
     noted(
         row("start.ready", "start, ready", Workload::Start, Microseconds, Lower),
         "a server's first HTTP answer; a full VM's login prompt",
     ),
-    row("start.ready.cpu", "the same, CPU time", Workload::Start, CpuMicroseconds, Lower),
+    row("start.ready.cpu", "ready, CPU time", Workload::Start, CpuMicroseconds, Lower),
     row("stop", "stop", Workload::Start, Microseconds, Lower),
-    row("stop.cpu", "the same, CPU time", Workload::Start, CpuMicroseconds, Lower),
+    row("stop.cpu", "stop, CPU time", Workload::Start, CpuMicroseconds, Lower),
     noted(
         row("churn", "starts and stops a minute", Workload::Start, PerMinute, Higher),
         "one after another: start, first byte or readiness, stop",
@@ -61,7 +67,7 @@ const ROWS: &[Known] = &[
         "pages that several processes share count in parts",
     ),
     row("cpu.loop", "arithmetic loop", Workload::Cpu, Microseconds, Lower),
-    row("cpu.loop.cpu", "the same, host's CPU time", Workload::Cpu, CpuMicroseconds, Lower),
+    row("cpu.loop.cpu", "loop, host's CPU time", Workload::Cpu, CpuMicroseconds, Lower),
     row("memory.bandwidth", "memory copy", Workload::Memory, BytesPerSecond, Higher),
     row("memory.latency", "memory load", Workload::Memory, Nanoseconds, Lower),
     row("memory.page", "fresh page of memory", Workload::Memory, Nanoseconds, Lower),
@@ -81,7 +87,8 @@ const ROWS: &[Known] = &[
     row("web.cpu", "host's CPU time a request", Workload::Web, CpuMicroseconds, Lower),
     noted(
         row("memory.host", "another one's host memory", Workload::Density, Bytes, Lower),
-        "the slope of the host's available memory as instances are added",
+        "the slope, as instances are added, of the host's available memory or of the PSS, whichever is \
+         larger",
     ),
     row("density.per-gib", "instances in a GiB", Workload::Density, Count, Higher),
     noted(
