@@ -1,6 +1,7 @@
 //! What rows say, of real instances.
 
-use std::fs;
+use std::fs::{self, Permissions};
+use std::os::unix::fs::PermissionsExt;
 use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
@@ -8,7 +9,7 @@ use integration_tests::artifacts;
 
 use crate::support::{cell, compare, host, median, observation, read};
 
-const VMS: [&str; 2] = ["microvm-cold", "microvm-warm"];
+const VM: &str = "microvm-warm";
 const LIGHT: [&str; 3] = ["container", "microvm-cold", "microvm-warm"];
 
 /// What the host's kernel calls itself.
@@ -63,11 +64,14 @@ fn a_server_starts_answers_and_stops_in_four_ways() -> Result<()> {
     let saved = host.path("report.json");
     let same = host.ok(&format!("compare --diff {0} {0}", saved.display()))?;
     println!("{same}");
-    let mut worse = read(&saved)?;
-    worse_by(&mut worse, 10.0)?;
-    let other = host.path("worse.json");
-    fs::write(&other, worse.to_string())?;
-    host.fails(&format!("compare --diff {} {}", saved.display(), other.display()), 1)?;
+    let (base, worse) = (host.path("base.json"), host.path("worse.json"));
+    for (file, factor) in [(&base, 1.0), (&worse, 10.0)] {
+        let mut changed = read(&saved)?;
+        worse_by(&mut changed, factor)?;
+        fs::write(file, changed.to_string())?;
+    }
+    host.fails(&format!("compare --diff {} {}", base.display(), worse.display()), 1)?;
+    host.ok(&format!("compare --diff {} {}", worse.display(), base.display()))?;
     Ok(())
 }
 
@@ -169,12 +173,10 @@ fn isolation_is_demonstrated() -> Result<()> {
     let verdict = |aspect: &str, way: &str| see(aspect, way).map(|seen| seen.1);
     let release = host_release()?;
     ensure!(see("kernel-release", "container")? == (release.clone(), "shared".to_owned()));
-    for way in VMS {
-        let (kernel, verdict) = see("kernel-release", way)?;
-        ensure!(kernel != release && verdict == "own", "{way}: {kernel} {verdict}");
-        ensure!(see("boot-id", way)? != see("boot-id", "container")?);
-    }
-    for way in LIGHT {
+    let (kernel, own) = see("kernel-release", VM)?;
+    ensure!(kernel != release && own == "own", "{kernel} {own}");
+    ensure!(see("boot-id", VM)? != see("boot-id", "container")?);
+    for way in ["container", VM] {
         // Without rights nothing is done to a kernel, whoever's it is.
         for aspect in ["try-clock", "try-module"] {
             ensure!(verdict(aspect, way)? == "refused", "{aspect} {way}: {:?}", see(aspect, way)?);
@@ -187,22 +189,16 @@ fn isolation_is_demonstrated() -> Result<()> {
     for aspect in ["all-clock", "all-proc-sys"] {
         let (value, verdict) = see(aspect, "container")?;
         ensure!(verdict == "reached", "{aspect}: {value}");
-        for way in VMS {
-            let (value, verdict) = see(aspect, way)?;
-            ensure!(verdict == "contained", "{aspect}, {way}: {value}");
-        }
+        let (value, verdict) = see(aspect, VM)?;
+        ensure!(verdict == "contained", "{aspect}, VM: {value}");
     }
-    for way in VMS {
-        ensure!(verdict("all-panic", way)? == "contained", "{:?}", see("all-panic", way)?);
-    }
+    ensure!(verdict("all-panic", VM)? == "contained", "{:?}", see("all-panic", VM)?);
     ensure!(verdict("all-panic", "container")? == "shared");
     // Of 10,000 system calls the host's kernel serves all of a container's (or one or two fewer: the
     // program's own vary), few of a VM's.
     let calls = |way: &str| median(&report, "isolation.host-calls", way);
     ensure!(calls("container")? > 9_000.0, "{}", calls("container")?);
-    for way in VMS {
-        ensure!(calls(way)? < 5_000.0, "{way}: {}", calls(way)?);
-    }
+    ensure!(calls(VM)? < 5_000.0, "{}", calls(VM)?);
     // What was tried on the host was put back.
     let name = fs::read_to_string("/proc/sys/kernel/hostname")?;
     ensure!(name.trim() != "changed");
@@ -215,15 +211,22 @@ fn podman_runs_the_same_bytes() -> Result<()> {
     // Where DOCKER_CONFIG says that it is.
     fs::create_dir_all(host.path("docker"))?;
     fs::write(host.path("docker/config.json"), "{}")?;
+    // Its own storage, which isn't used, would be an overlay above the lab's overlay.
+    let podman = host.path("podman");
+    fs::write(&podman, "#!/bin/sh\nexec podman --storage-driver=vfs \"$@\"\n")?;
+    fs::set_permissions(&podman, Permissions::from_mode(0o755))?;
     let report = compare(
         &host,
-        "--runtime podman --only container --workload start --runs 1 --warm-ups 0 nginx",
+        &format!(
+            "--runtime {} --only container --workload start --runs 1 --warm-ups 0 nginx",
+            podman.display()
+        ),
     )?;
     ensure!(median(&report, "start.ready", "container")? > 0.0);
     let detail = report["ways"][0]["detail"].as_str().unwrap_or_default();
     ensure!(detail.starts_with("podman "), "{detail}");
-    let left = Command::new("podman").args(["ps", "--all", "--quiet"]).output()?;
-    ensure!(left.stdout.is_empty(), "{left:?}");
+    let left = Command::new(&podman).args(["ps", "--all", "--quiet"]).output()?;
+    ensure!(left.status.success() && left.stdout.is_empty(), "{left:?}");
     Ok(())
 }
 

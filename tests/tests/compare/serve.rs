@@ -99,7 +99,7 @@ fn a_container_and_a_vm_are_started_watched_and_stopped_from_the_page() -> Resul
     events.wait_for(&["cpu_us", "pss_bytes"])?;
     ensure!(page.post("/api/stop", "{}")? == "202");
     for _ in 0..2 {
-        events.wait_for(&["\"ended\"", "\"exit_code\":0"])?;
+        events.wait_for(&["\"phase\":\"ended\""])?;
     }
 
     ensure!(page.post("/api/instances", "{\"way\": \"microvm-warm\"}")? == "201");
