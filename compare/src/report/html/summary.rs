@@ -131,7 +131,7 @@ fn starts(report: &Report) -> &'static [(&'static str, &'static str)] {
 }
 
 /// What it takes of memory.
-const MEMORY: [(&str, &str); 2] = [("of memory", "memory.host"), ("of memory", "memory.pss")];
+const MEMORY: [(&str, &str); 2] = [("of memory", "memory.pss"), ("of memory", "memory.host")];
 
 fn card(report: &Report, way: WayId, subject: &str, predicate: &str) -> Markup {
     html! {
