@@ -79,7 +79,7 @@ fn top_has_the_reports_figures() {
         crate::report::quantity::quantity(row.unit, row.figure(way).unwrap().median)
     };
     for way in [WayId::Container, WayId::MicrovmWarm, WayId::FullVm] {
-        for row in ["start.first-byte", "memory.host"] {
+        for row in ["start.first-byte", "memory.pss"] {
             assert!(idea.contains(&format!("<dd>{}</dd>", median(row, way))), "{row} {way}");
         }
     }
