@@ -7,6 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use rustix::process::Signal;
@@ -190,6 +191,11 @@ impl Drop for Host {
 
 /// Runs a command to its end, within [`PATIENCE`], with this on its standard input.
 pub fn finish(command: &mut Command, input: &[u8]) -> Result<Said> {
+    finish_within(PATIENCE, command, input)
+}
+
+/// The same for one that may take longer.
+pub fn finish_within(limit: Duration, command: &mut Command, input: &[u8]) -> Result<Said> {
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
@@ -204,11 +210,11 @@ pub fn finish(command: &mut Command, input: &[u8]) -> Result<Said> {
             let _ = stdin.write_all(input);
         });
         let reader = scope.spawn(|| child.wait_with_output());
-        if !wait_process(pid, PATIENCE)? {
+        if !wait_process(pid, limit)? {
             signal_process(pid, Signal::KILL)?;
             let output = reader.join().ok().context("a reader panicked")??;
             let text = String::from_utf8_lossy(&output.stderr).into_owned();
-            bail!("{command:?} isn't over after {PATIENCE:?}: {text}");
+            bail!("{command:?} isn't over after {limit:?}: {text}");
         }
         Ok(reader.join().ok().context("a reader panicked")??)
     })?;

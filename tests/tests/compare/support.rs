@@ -2,10 +2,14 @@
 
 use std::fs;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
-use integration_tests::containers::Host;
+use integration_tests::containers::{Host, finish_within};
 use serde_json::Value;
+
+/// How long a comparison may take: tens of boots, each of some ten seconds where all is emulated.
+const LIMIT: Duration = Duration::from_secs(1200);
 
 static HOST: Mutex<Option<Host>> = Mutex::new(None);
 
@@ -32,9 +36,12 @@ pub(crate) fn host() -> Result<Lease> {
 /// Runs `vmctl compare`, which must succeed; returns its report.
 pub(crate) fn compare(host: &Host, line: &str) -> Result<Value> {
     let file = host.path("report.json");
-    let text = host.ok(&format!("compare --save {} {line}", file.display()))?;
+    let mut command = host.command(["compare", "--save"]);
+    command.arg(&file).args(line.split_whitespace());
+    let said = finish_within(LIMIT, &mut command, b"")?;
+    ensure!(said.code == 0, "vmctl compare {line}: {said:#?}");
     // For whoever reads the log.
-    println!("{text}");
+    println!("{}", said.out);
     read(&file)
 }
 
