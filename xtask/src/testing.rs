@@ -151,6 +151,10 @@ fn report(results: &Results) {
     for (name, reason) in &results.skipped {
         println!("skipped: {name}: {reason}");
     }
+    for failure in results.failed.iter().filter(|failure| !failure.said.is_empty()) {
+        println!("---- {} ----", failure.name);
+        failure.said.iter().for_each(|line| println!("{line}"));
+    }
     for failure in &results.failed {
         println!("failed: {} (see {})", failure.name, failure.log.display());
     }

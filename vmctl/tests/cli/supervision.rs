@@ -6,7 +6,7 @@ use std::os::unix::process::ExitStatusExt;
 use std::process::{Child, Stdio};
 
 use super::support::{
-    Host, VM_CREATED, lines, run_with_input, stderr, stdout, stopped, wait_for_line,
+    Host, VM_CREATED, lines, run_with_input, signal_teller, stderr, stdout, stopped, wait_for_line,
 };
 use rustix::process::{Pid, Signal, kill_process, test_kill_process};
 
@@ -161,13 +161,10 @@ fn timeline_that_cannot_be_written_is_named_before_anything_starts() {
     assert!(!host.path("started").exists());
 }
 
-/// A VMM that says which signals it gets on its standard output, and ends at SIGINT.
-const SIGNAL_TELLER: &str = r#"
-trap 'echo got TERM' TERM
-trap 'echo got INT; echo "{\"event\":\"stopped\",\"reason\":\"killed\",\"monotonic_ns\":2}" >&4; exit 1' INT
-echo '{"event":"vm_created","monotonic_ns":1}' >&4
-echo ready
-while :; do read -r line; done
+/// At SIGINT: the last word, and the end.
+const STOP: &str = r#"
+    syswrite($status, "{\"event\":\"stopped\",\"reason\":\"killed\",\"monotonic_ns\":2}\n");
+    POSIX::_exit(1);
 "#;
 
 fn start(host: &Host) -> Child {
@@ -186,7 +183,7 @@ fn send(child: &Child, signal: Signal) {
 #[test]
 fn first_signal_asks_the_guest_and_the_second_ends_the_vm() {
     for signal in [Signal::TERM, Signal::INT, Signal::HUP] {
-        let host = Host::with_vmm(SIGNAL_TELLER);
+        let host = Host::with_vmm(&signal_teller(STOP, ""));
         let mut child = start(&host);
         let mut output = lines(child.stdout.take().unwrap());
         wait_for_line(&mut output, "ready");
@@ -202,15 +199,11 @@ fn first_signal_asks_the_guest_and_the_second_ends_the_vm() {
 
 #[test]
 fn vmm_that_ignores_everything_is_killed_and_none_stays_behind() {
-    let script = format!(
-        "trap 'echo got TERM' TERM; trap 'echo got INT' INT\n{VM_CREATED}\necho pid $$\n\
-         while :; do read -r line; done"
-    );
-    let host = Host::with_vmm(&script);
+    let host = Host::with_vmm(&signal_teller("", ""));
     let mut child = start(&host);
     let mut output = lines(child.stdout.take().unwrap());
-    let line = wait_for_line(&mut output, "pid");
-    let pid: i32 = line.trim().trim_start_matches("pid ").parse().unwrap();
+    let line = wait_for_line(&mut output, "ready");
+    let pid: i32 = line.trim().trim_start_matches("ready, pid ").parse().unwrap();
     for answer in ["got TERM", "got INT"] {
         send(&child, Signal::TERM);
         wait_for_line(&mut output, answer);

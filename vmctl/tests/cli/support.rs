@@ -12,6 +12,26 @@ use tempfile::TempDir;
 /// What a VMM says once its machine is assembled.
 pub(crate) const VM_CREATED: &str = r#"echo '{"event":"vm_created","monotonic_ns":1}' >&4"#;
 
+/// A VMM that says which signals it gets on its standard output, and does `at_int` (Perl) at SIGINT;
+/// `at_first` after the first one. It's no shell: that may look for signals just before one comes,
+/// and then wait for input.
+pub(crate) fn signal_teller(at_int: &str, at_first: &str) -> String {
+    format!(
+        r#"exec perl -e '
+            use POSIX;
+            open(my $status, ">&=", 4) or die;
+            sigprocmask(SIG_BLOCK, POSIX::SigSet->new(SIGTERM, SIGINT));
+            $SIG{{TERM}} = sub {{ syswrite(STDOUT, "got TERM\n") }};
+            $SIG{{INT}} = sub {{ syswrite(STDOUT, "got INT\n"); {at_int} }};
+            syswrite($status, "{{\"event\":\"vm_created\",\"monotonic_ns\":1}}\n");
+            syswrite(STDOUT, "ready, pid $$\n");
+            sigsuspend(POSIX::SigSet->new);
+            {at_first}
+            sigsuspend(POSIX::SigSet->new) while 1;
+        '"#
+    )
+}
+
 /// A directory of its own for a test, with a script that plays the VMM.
 pub(crate) struct Host {
     dir: TempDir,

@@ -5,7 +5,7 @@ use std::io::BufReader;
 use std::os::fd::OwnedFd;
 use std::process::{Child, Stdio};
 
-use super::support::{Host, VM_CREATED, stopped, wait_for_line, wait_for_lines};
+use super::support::{Host, signal_teller, wait_for_line, wait_for_lines};
 use rustix::fs::{Mode, OFlags, open};
 use rustix::io::Errno;
 use rustix::process::{Pid, Signal, kill_process};
@@ -165,15 +165,19 @@ fn keys_that_are_signals_elsewhere_reach_the_guest() {
 fn escape_sequence_presses_the_power_button_once() {
     let terminal = Terminal::open();
     // The second press must not reach the VMM, which would end the VM.
-    let script = format!(
-        "trap 'echo pressed' TERM; trap 'echo ended; exit 9' INT\n{VM_CREATED}\necho ready\n\
-         read -r line; read -r line; {}",
-        stopped("power_off")
+    let script = signal_teller(
+        "POSIX::_exit(9)",
+        r#"
+            sigprocmask(SIG_UNBLOCK, POSIX::SigSet->new(SIGTERM, SIGINT));
+            for (1..2) { my $line = <STDIN> }
+            syswrite($status, "{\"event\":\"stopped\",\"reason\":\"power_off\",\"monotonic_ns\":2}\n");
+            POSIX::_exit(0);
+        "#,
     );
     let host = Host::with_vmm(&script);
     let (mut child, mut screen, _) = terminal.boot(&host);
     terminal.type_keys(b"\x01p");
-    wait_for_line(&mut screen, "pressed");
+    wait_for_line(&mut screen, "got TERM");
     terminal.type_keys(b"\x01pa\nb\n");
     assert_eq!(child.wait().unwrap().code(), Some(0));
 }

@@ -1,5 +1,6 @@
 //! Reads what Rust's test programs print, and counts.
 
+use std::collections::{HashMap, VecDeque};
 use std::fs::File;
 use std::io::{self, Write};
 use std::mem;
@@ -11,11 +12,16 @@ use anyhow::{Context, Result};
 /// In the reason for which a test is ignored that another one runs, as a process of its own.
 const RUN_ALONE: &str = ": run alone by ";
 
+/// The most lines kept of what a failed test printed.
+const MAX_SAID: usize = 40;
+
 /// A test that failed, and where to read about it.
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Failure {
     pub(super) name: String,
     pub(super) log: PathBuf,
+    /// The last lines that it printed: who sees only the output sees why, too.
+    pub(super) said: VecDeque<String>,
 }
 
 /// What came of some tests.
@@ -30,7 +36,8 @@ pub(super) struct Results {
 impl Results {
     /// Counts a failure.
     pub(super) fn fail(&mut self, name: &str, log: &Path) {
-        self.failed.push(Failure { name: name.to_owned(), log: log.to_owned() });
+        let said = VecDeque::new();
+        self.failed.push(Failure { name: name.to_owned(), log: log.to_owned(), said });
     }
 
     /// Adds others.
@@ -130,6 +137,10 @@ struct Parser {
     in_list: bool,
     /// The test whose output is being shown.
     shown: Option<String>,
+    /// Whether that's of the failed ones.
+    shows_failures: bool,
+    /// The last lines of what the failed ones printed.
+    said: HashMap<String, VecDeque<String>>,
     saw_summary: bool,
 }
 
@@ -141,8 +152,10 @@ impl Parser {
             self.ignored(rest);
         } else if line == "failures:" {
             // Printed twice: before the failed tests' output, and before their names.
-            (self.in_list, self.shown) = (true, None);
+            (self.in_list, self.shown, self.shows_failures) = (true, None, true);
             self.listed.clear();
+        } else if line == "successes:" {
+            (self.in_list, self.shown, self.shows_failures) = (false, None, false);
         } else if let Some(name) =
             line.strip_prefix("---- ").and_then(|line| line.strip_suffix(" stdout ----"))
         {
@@ -153,6 +166,12 @@ impl Parser {
             self.passed = self.passed.wrapping_sub(1);
         } else if let (true, Some(name)) = (self.in_list, line.strip_prefix("    ")) {
             self.listed.push(name.to_owned());
+        } else if let (Some(name), true) = (&self.shown, self.shows_failures) {
+            let said = self.said.entry(name.clone()).or_default();
+            if said.len() == MAX_SAID {
+                said.pop_front();
+            }
+            said.push_back(line.to_owned());
         }
     }
 
@@ -176,13 +195,13 @@ impl Parser {
         (self.in_list, self.shown, self.saw_summary) = (false, None, true);
     }
 
-    fn finish(self, log: &Path) -> Results {
-        let failed = self
-            .failed
-            .into_iter()
-            .chain(self.listed)
-            .map(|name| Failure { name, log: log.to_owned() })
-            .collect();
+    fn finish(mut self, log: &Path) -> Results {
+        let failed = self.failed.into_iter().chain(self.listed).map(|name| Failure {
+            said: self.said.remove(&name).unwrap_or_default(),
+            name,
+            log: log.to_owned(),
+        });
+        let failed = failed.collect();
         Results { passed: self.passed, failed, skipped: self.skipped }
     }
 }
@@ -240,6 +259,24 @@ test result: FAILED. 2 passed; 1 failed; 2 ignored; 0 measured; 0 filtered out; 
         assert_eq!(results.failed.iter().map(|f| f.name.as_str()).collect::<Vec<_>>(), ["b", "b"]);
         assert_eq!(results.skipped, [skipped.clone(), skipped].concat());
         assert_eq!(std::fs::read_to_string(log).unwrap(), OUTPUT.repeat(2));
+    }
+
+    #[test]
+    fn failed_test_has_the_last_lines_that_it_printed() {
+        let dir = tempfile::tempdir().unwrap();
+        let many = "line\n".repeat(MAX_SAID + 1) + "last";
+        for (printed, count, last) in [
+            ("    indented, but no name", 1, "    indented, but no name"),
+            (&many, MAX_SAID, "last"),
+        ] {
+            let (written, log) = sink(
+                &dir,
+                &OUTPUT.replace("    indented, but no name\n\n", &format!("{printed}\n")),
+            );
+            let results = written.finish("suite", "exit status: 101".to_owned(), &log);
+            let said = &results.failed[0].said;
+            assert_eq!((said.len(), said.back().map(String::as_str)), (count, Some(last)));
+        }
     }
 
     #[test]
