@@ -2,19 +2,22 @@
 
 use std::ffi::OsStr;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, channel};
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail, ensure};
-use rustix::process::Signal;
 use tempfile::TempDir;
 
-use crate::vm::{signal_process, wait_process};
+use crate::vm::wait_process;
 use crate::{PATIENCE, artifacts};
+
+/// How long the output of a command that was killed may take to end.
+const AFTER_KILL: Duration = Duration::from_secs(5);
 
 /// Debian's `docker-registry` on the loopback interface, stopped when it's dropped.
 pub struct Registry {
@@ -194,31 +197,59 @@ pub fn finish(command: &mut Command, input: &[u8]) -> Result<Said> {
     finish_within(PATIENCE, command, input)
 }
 
-/// The same for one that may take longer.
+/// The same for one that may take longer. Whoever it leaves behind and that holds its output open
+/// must be gone by then, too.
 pub fn finish_within(limit: Duration, command: &mut Command, input: &[u8]) -> Result<Said> {
+    let deadline = Instant::now() + limit;
     let mut child = command
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .stderr(Stdio::piped())
         .spawn()
         .with_context(|| format!("run {command:?}"))?;
-    let pid = child.id();
     let mut stdin = child.stdin.take().context("standard input is piped")?;
-    let output = thread::scope(|scope| {
-        scope.spawn(move || {
-            // Who doesn't read it closes it.
-            let _ = stdin.write_all(input);
-        });
-        let reader = scope.spawn(|| child.wait_with_output());
-        if !wait_process(pid, limit)? {
-            signal_process(pid, Signal::KILL)?;
-            let output = reader.join().ok().context("a reader panicked")??;
-            let text = String::from_utf8_lossy(&output.stderr).into_owned();
-            bail!("{command:?} isn't over after {limit:?}: {text}");
+    let out = read_aside(child.stdout.take().context("standard output is piped")?);
+    let err = read_aside(child.stderr.take().context("standard error is piped")?);
+    let input = input.to_vec();
+    thread::spawn(move || {
+        // Who doesn't read it closes it.
+        let _ = stdin.write_all(&input);
+    });
+    let ended = wait_process(child.id(), limit)?;
+    if !ended {
+        child.kill()?;
+    }
+    let status = child.wait()?;
+    let deadline = deadline.max(Instant::now() + AFTER_KILL);
+    let read = |from: &Receiver<Vec<u8>>| {
+        let mut bytes = Vec::new();
+        loop {
+            match from.recv_timeout(deadline.saturating_duration_since(Instant::now())) {
+                Ok(more) => bytes.extend(more),
+                Err(error) => {
+                    let text = String::from_utf8_lossy(&bytes).into_owned();
+                    return (text, error == RecvTimeoutError::Disconnected);
+                }
+            }
         }
-        Ok(reader.join().ok().context("a reader panicked")??)
-    })?;
-    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
-    let code = output.status.code().context("killed by a signal")?;
-    Ok(Said { code, out: text(output.stdout), err: text(output.stderr) })
+    };
+    let ((out, out_ended), (err, err_ended)) = (read(&out), read(&err));
+    ensure!(ended, "{command:?} isn't over after {limit:?}: {out}{err}");
+    let all = out_ended && err_ended;
+    ensure!(all, "{command:?} has ended, but others hold its output after {limit:?}: {out}{err}");
+    Ok(Said { code: status.code().context("killed by a signal")?, out, err })
+}
+
+/// Reads in a thread of its own; the channel closes at the end.
+fn read_aside(mut from: impl Read + Send + 'static) -> Receiver<Vec<u8>> {
+    let (sender, receiver) = channel();
+    thread::spawn(move || {
+        let mut buffer = [0; 1 << 16];
+        while let Ok(count @ 1..) = from.read(&mut buffer) {
+            if sender.send(buffer[..count].to_vec()).is_err() {
+                return;
+            }
+        }
+    });
+    receiver
 }
