@@ -106,6 +106,12 @@ impl Comparison {
                     {
                         containers.find_command(&options.command)?;
                     }
+                    if let Some((bytes, text)) =
+                        containers.as_ref().ok().and_then(Containers::own_root)
+                    {
+                        chosen.sizes.disk.push((id, bytes));
+                        chosen.sizes.file_systems.push((id, text));
+                    }
                     containers.map(|runner| Arc::new(runner) as _)
                 }
                 WayId::MicrovmCold => Ok(Arc::new(MicroVms::new(Arc::clone(&subject), false))),
@@ -241,8 +247,12 @@ fn sizes_of(image: &ImageSummary, sizes: &mut Sizes) {
         format!("overlay in the guest: one EROFS disk of {layers} layer{plural}, an ext4 disk");
     let container = format!("overlay on the host: {layers} EROFS layer{plural}, a directory");
     for way in [WayId::Container, WayId::MicrovmCold, WayId::MicrovmWarm] {
-        sizes.disk.push((way, image.disk_bytes));
         sizes.wire.push((way, image.wire_bytes));
+        // Docker has the image in a form of its own.
+        if sizes.disk.iter().any(|(other, _)| *other == way) {
+            continue;
+        }
+        sizes.disk.push((way, image.disk_bytes));
         let text = if way == WayId::Container { &container } else { &vm };
         sizes.file_systems.push((way, text.clone()));
     }

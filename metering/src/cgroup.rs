@@ -2,7 +2,7 @@
 //! counts in microseconds, where `/proc/PID/stat` has only clock ticks.
 
 use std::fs::{self, File};
-use std::io::Read;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::{Duration, Instant};
@@ -42,6 +42,23 @@ impl Cgroup {
         let text = fs::read_to_string(mounts).map_err(file("read", mounts))?;
         let root = mount_point(&text).ok_or(MeterError::NoCgroups)?;
         Self::create_at(root.join(name))
+    }
+
+    /// Makes an empty one; what a killed process has left in one of this name is killed first.
+    ///
+    /// # Errors
+    ///
+    /// Fails without a writable cgroup v2.
+    pub fn create_anew(name: &str) -> Result<Self> {
+        match Self::create(name) {
+            Err(MeterError::File { path, source, .. })
+                if source.kind() == io::ErrorKind::AlreadyExists =>
+            {
+                drop(Self { path });
+                Self::create(name)
+            }
+            result => result,
+        }
     }
 
     /// Makes an empty one below this one.

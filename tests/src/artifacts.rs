@@ -62,6 +62,11 @@ pub fn debian_shell_initrd() -> PathBuf {
     artifact("debian/shell-initrd")
 }
 
+/// The root of Docker's files, unpacked as they'd be installed.
+pub fn docker() -> PathBuf {
+    artifact("docker")
+}
+
 /// The storage of a registry with container images, not to be written to.
 pub fn registry() -> PathBuf {
     artifact("registry")

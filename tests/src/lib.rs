@@ -8,6 +8,7 @@ pub mod artifacts;
 pub mod console;
 pub mod containers;
 pub mod curl;
+pub mod docker;
 pub mod guest;
 pub mod network;
 pub mod python;

@@ -2,6 +2,7 @@
 //! images and a Debian root disk. Each is cached by the hash of what it is made of.
 
 mod disk;
+mod docker;
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -58,6 +59,7 @@ const SHELL_INIT: &str = include_str!("../../resources/images/debian/shell-init"
 ///   same with their virtio modules
 /// - `debian/root.img`, `debian/shell-initrd`: an ext4 disk with systemd; an initramfs for the
 ///   lean kernel that starts the tests' init on it, with a writable layer above
+/// - `docker`: the files of Debian's docker.io and what it needs, as they'd be installed
 /// - `registry`: the storage of a container registry, to be served or copied, not written to
 ///
 /// # Errors
@@ -74,6 +76,7 @@ pub(crate) fn obtain_all() -> Result<PathBuf> {
     dirs::link(&shell_initramfs()?, &dir.join("debian/shell-initrd"))?;
     dirs::link(&kernel::ensure()?, &dir.join("lean/vmlinux"))?;
     dirs::link(&test_initramfs(None)?, &dir.join("lean/initrd"))?;
+    dirs::link(&docker::docker()?, &dir.join("docker"))?;
     dirs::link(&images::obtain()?, &dir.join("registry"))?;
     Ok(dir)
 }

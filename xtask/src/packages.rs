@@ -63,6 +63,7 @@ const TESTS: &[Package] = &[
     ("docker-registry", "is pulled from and pushed to"),
     ("erofs-utils", "checks the file systems that we write"),
     ("fonts-dejavu-core", "are Chromium's letters"),
+    ("iptables", "connects the containers of a Docker under test"),
     ("nftables", "publishes containers' ports"),
     ("passt", "connects containers without root"),
     ("podman", "reads and writes what we push, pull, save and load"),

@@ -13,7 +13,10 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("metering", &[]),
     ("network", &["sys"]),
     ("runtime", &["agent-proto", "api", "image", "network"]),
-    ("compare", &["api", "compare-probe", "image", "metering", "network", "runtime"]),
+    (
+        "compare",
+        &["agent-proto", "api", "compare-probe", "image", "metering", "network", "runtime"],
+    ),
     ("compare-probe", &[]),
     ("sys", &[]),
     ("arch", &[]),

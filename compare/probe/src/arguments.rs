@@ -25,6 +25,7 @@ const USAGE: &str = "usage: compare-probe COMMAND
   net-client --address ADDRESS:PORT --mode up|down --bytes N
   web-server --port PORT
   web-client --address ADDRESS:PORT --requests N --connections N [--path /]
+  vsock-server --port PORT
   connect --address ADDRESS:PORT --timeout-ms N [--path /]";
 
 /// What to do.
@@ -57,6 +58,9 @@ pub(crate) enum Command {
     },
     WebServer {
         port: u16,
+    },
+    VsockServer {
+        port: u32,
     },
     RoundTrips {
         address: SocketAddr,
@@ -180,6 +184,7 @@ fn command_of(flags: &mut Flags) -> Result<Command, UsageError> {
         }),
         "net-server" => Command::NetServer { port: flags.required("port")? },
         "web-server" => Command::WebServer { port: flags.required("port")? },
+        "vsock-server" => Command::VsockServer { port: flags.required("port")? },
         "net-client" => net_client(flags)?,
         "web-client" => Command::WebClient {
             address: flags.required("address")?,
@@ -313,6 +318,7 @@ mod tests {
             "syscall --kind exit --count 1",
             "disk --dir / --bytes 1 --operations 1 --direct=yes",
             "net-server --port 65536",
+            "vsock-server --port 4294967296",
             "net-client --address localhost:1 --mode up --bytes 1",
             "net-client --address 127.0.0.1:1 --mode side --bytes 1",
             "net-client --address 127.0.0.1:1 --mode latency --bytes 1",

@@ -8,6 +8,7 @@
 //! ```text
 //! host                          instance
 //! results::parse ◀── a line ─── compare-probe facts | try | cpu | syscall | memory | disk
+//! remote         ◀── vsock ───▶ compare-probe vsock-server, in a full VM
 //! network, http  ◀── TCP ─────▶ compare-probe net-server | web-server, or the image's own server
 //! ```
 //!
@@ -21,6 +22,7 @@ pub mod facts;
 pub mod http;
 pub mod measure;
 pub mod network;
+pub mod remote;
 pub mod results;
 
 mod distribution;

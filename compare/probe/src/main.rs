@@ -7,7 +7,7 @@ use std::io::{self, Write};
 use std::process::ExitCode;
 
 use compare_probe::results::Listening;
-use compare_probe::{ProbeError, attempts, facts, http, measure, network};
+use compare_probe::{ProbeError, attempts, facts, http, measure, network, remote};
 use serde::Serialize;
 
 use crate::arguments::{Command, Try};
@@ -56,6 +56,7 @@ fn run(command: Command) -> Result<(), ProbeError> {
         Command::Disk(job) => print(&measure::disk(&job)?),
         Command::NetServer { port } => serve(port, network::net_server),
         Command::WebServer { port } => serve(port, http::web_server),
+        Command::VsockServer { port } => remote::serve(port, "/proc/self/exe".as_ref()),
         Command::RoundTrips { address, count } => print(&network::round_trips(address, count)?),
         Command::Send { address, bytes } => print(&network::send(address, bytes)?),
         Command::Receive { address, bytes } => print(&network::receive(address, bytes)?),

@@ -1,21 +1,25 @@
-//! Containers: by an OCI runtime directly, or by podman.
+//! Containers: by an OCI runtime directly, by podman, or by Docker.
 
 use std::fs::{self, File};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use runtime::Resolved;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 
-use super::bundle::{Bundle, DEFAULT_PATH, PIDS_LIMIT};
+use super::bundle::{Bundle, DEFAULT_PATH};
+use super::docker::{Docker, Lease};
+use super::meter::Metered;
 use super::netns::{ContainerNetworks, Namespace};
 use super::process::{run, run_ok, system};
+use super::runtimes::{EngineRun, Runtime};
 use super::scratch::{Overlay, mount_layers};
 use super::spawned::{Spawned, spawned_methods};
 use super::subject::{Subject, at};
-use super::{Instance, NAME_PREFIX, Output, PROBE_PATH, Runner, Spec, WayError};
+use super::{Instance, NAME_PREFIX, Output, Runner, Spec, WayError};
 use crate::model::{Step, WayId};
 
 /// How long a program of the container's may take.
@@ -23,9 +27,6 @@ const PATIENCE: Duration = Duration::from_secs(300);
 
 /// How long a container may take to stop before it's killed.
 const STOP_PATIENCE: Duration = Duration::from_secs(10);
-
-/// What can run containers, in the order that it's looked for.
-pub const RUNTIMES: [&str; 4] = ["crun", "runc", "youki", "podman"];
 
 /// Runs containers.
 #[derive(Debug)]
@@ -36,14 +37,6 @@ pub struct Containers {
     runtime: Runtime,
     version: String,
     layers: Vec<PathBuf>,
-}
-
-/// A program that runs containers.
-#[derive(Clone, Debug, PartialEq, Eq)]
-enum Runtime {
-    /// One that takes bundles.
-    Oci(String),
-    Podman(String),
 }
 
 impl Containers {
@@ -57,7 +50,8 @@ impl Containers {
                 "containers of mounted images need root: run it with sudo".to_owned(),
             ));
         }
-        let (runtime, version) = find(runtime)?;
+        let (runtime, version) = Runtime::find(runtime, &subject)?;
+        runtime.remove_leftovers();
         let files = subject
             .engine
             .images()
@@ -72,6 +66,15 @@ impl Containers {
 }
 
 impl Containers {
+    /// What the image takes on the disk, in bytes, and what the containers' root is made of: where
+    /// that's not what the microVMs have.
+    pub fn own_root(&self) -> Option<(u64, String)> {
+        match &self.runtime {
+            Runtime::Oci(_) | Runtime::Podman(_) => None,
+            Runtime::Docker(docker) => Some(docker.root()),
+        }
+    }
+
     /// Sees that the image has the command.
     ///
     /// # Errors
@@ -110,28 +113,6 @@ fn has_program(root: &Path, program: &str, env: &[String]) -> bool {
     })
 }
 
-fn find(named: Option<&str>) -> Result<(Runtime, String), WayError> {
-    let all: Vec<&str> = named.map_or_else(|| RUNTIMES.to_vec(), |name| vec![name]);
-    for program in &all {
-        let mut command = Command::new(program);
-        command.arg("--version");
-        let Ok(output) = run(command, PATIENCE, None) else { continue };
-        if output.code != 0 {
-            continue;
-        }
-        // `crun version 1.8.1`, `runc version 1.1.5`, `podman version 4.3.1`.
-        let first = output.stdout.lines().next().unwrap_or(program).replace(" version ", " ");
-        let is_podman = PathBuf::from(program).file_name().is_some_and(|name| name == "podman");
-        let program = (*program).to_owned();
-        let runtime = if is_podman { Runtime::Podman(program) } else { Runtime::Oci(program) };
-        return Ok((runtime, first));
-    }
-    Err(WayError::Unavailable(match named {
-        Some(name) => format!("there's no {name} that runs; on Debian: apt install {name}"),
-        None => format!("there's none of {}; on Debian: apt install crun", RUNTIMES.join(", ")),
-    }))
-}
-
 impl Runner for Containers {
     fn id(&self) -> WayId {
         WayId::Container
@@ -144,86 +125,144 @@ impl Runner for Containers {
     fn start(&self, spec: &Spec) -> Result<Box<dyn Instance>, WayError> {
         let resolved = self.subject.resolve(spec)?;
         let started = Instant::now();
-        let metered = self.subject.meter.instance(&spec.name)?;
-        let dir = self.subject.scratch.path().join(&spec.name);
-        let overlay = Overlay::mount(&dir, &self.layers)?;
-        let namespace = spec.network.then(|| self.networks.connect(&spec.name)).transpose()?;
-        let network = namespace.as_ref().map(Namespace::path);
-        let command = match &self.runtime {
-            Runtime::Oci(program) => {
-                let root = overlay.root();
-                let bundle = Bundle {
-                    root: &root,
-                    resolved: &resolved,
-                    hostname: &spec.name,
-                    cgroup: metered.path_for("container"),
-                    network: network.as_deref(),
-                    probe: spec.probe.then_some(self.subject.probe.as_path()),
-                    privileged: spec.privileged,
-                    cpus: self.subject.cpus,
-                    memory_mib: self.subject.memory_mib,
-                };
-                let path = dir.join("config.json");
-                fs::write(&path, bundle.config()?.to_string())
-                    .map_err(system(format!("write {}", path.display())))?;
-                let mut command = oci(program);
-                command.args(["run", "--bundle"]).arg(&dir).arg(id(&spec.name));
-                command
-            }
-            Runtime::Podman(program) => {
-                let mut command = Command::new(program);
-                command.args(["--cgroup-manager=cgroupfs", "run", "--rm", "--log-driver=none"]);
-                command.args(["--name", &id(&spec.name), "--hostname", &spec.name]);
-                command.arg(format!("--memory={}m", self.subject.memory_mib));
-                command.arg(format!("--cpus={}", self.subject.cpus));
-                command.arg(format!("--pids-limit={PIDS_LIMIT}"));
-                match &network {
-                    Some(path) => command.arg(format!("--network=ns:{}", path.display())),
-                    None => command.arg("--network=none"),
-                };
-                if let Some(parent) = metered.path_for("podman") {
-                    command.arg(format!("--cgroup-parent={parent}"));
-                }
-                if spec.privileged {
-                    command.arg("--privileged");
-                }
-                if spec.probe {
-                    let probe = self.subject.probe.display();
-                    command.arg(format!("--volume={probe}:{PROBE_PATH}:ro"));
-                }
-                for variable in &resolved.env {
-                    command.arg(format!("--env={variable}"));
-                }
-                if !resolved.user.is_empty() {
-                    command.arg(format!("--user={}", resolved.user));
-                }
-                command.arg(format!("--workdir={}", resolved.working_dir));
-                command.arg("--rootfs").arg(overlay.root());
-                command.args(resolved.entrypoint.iter().chain(&resolved.command));
-                command
-            }
+        let id = id(&spec.name);
+        let uncounted = match &self.runtime {
+            Runtime::Docker(docker) => docker.uncounted.clone(),
+            _ => None,
         };
+        let metered = match uncounted {
+            Some(reason) => Metered::none(reason),
+            None => self.subject.meter.instance(&spec.name)?,
+        };
+        let made = match &self.runtime {
+            Runtime::Oci(_) => self.bundle(spec, &id, &resolved, &metered)?,
+            Runtime::Podman(_) => self.podman(spec, &id, &resolved, &metered)?,
+            Runtime::Docker(docker) => self.docker(docker, spec, &id, &resolved, &metered)?,
+        };
+        let Made { command, network, overlay } = made;
         let interrupt = &self.subject.interrupt;
         Ok(Box::new(Container {
             runtime: self.runtime.clone(),
-            id: id(&spec.name),
+            id,
             spawned: Spawned::start(command, metered, started, interrupt, PATIENCE)?,
             stop_signal: resolved.stop_signal,
-            namespace,
+            network,
             _overlay: overlay,
             subject: Arc::clone(&self.subject),
         }))
     }
 }
 
-/// An OCI runtime's command.
-fn oci(program: &str) -> Command {
-    let mut command = Command::new(program);
-    if program.ends_with("crun") {
-        // The others have no other manager unless they're asked for it.
-        command.arg("--cgroup-manager=cgroupfs");
+/// What a container is started by, and what it needs as long as it's there.
+struct Made {
+    command: Command,
+    network: Option<Network>,
+    overlay: Option<Overlay>,
+}
+
+/// What a container's network is made of.
+enum Network {
+    Namespace(Namespace),
+    Docker(Lease),
+}
+
+impl Network {
+    fn address(&self) -> IpAddr {
+        match self {
+            Self::Namespace(namespace) => namespace.address(),
+            Self::Docker(lease) => IpAddr::V4(lease.address),
+        }
     }
-    command
+}
+
+impl Containers {
+    /// A writable layer, and a network namespace if it's asked for.
+    fn ground(&self, spec: &Spec) -> Result<(PathBuf, Overlay, Option<Namespace>), WayError> {
+        let dir = self.subject.scratch.path().join(&spec.name);
+        let overlay = Overlay::mount(&dir, &self.layers)?;
+        let namespace = spec.network.then(|| self.networks.connect(&spec.name)).transpose()?;
+        Ok((dir, overlay, namespace))
+    }
+
+    fn bundle(
+        &self,
+        spec: &Spec,
+        id: &str,
+        resolved: &Resolved,
+        metered: &Metered,
+    ) -> Result<Made, WayError> {
+        let (dir, overlay, namespace) = self.ground(spec)?;
+        let network = namespace.as_ref().map(Namespace::path);
+        let bundle = Bundle {
+            root: &overlay.root(),
+            resolved,
+            hostname: &spec.name,
+            cgroup: metered.path_for("container"),
+            network: network.as_deref(),
+            probe: spec.probe.then_some(self.subject.probe.as_path()),
+            privileged: spec.privileged,
+            cpus: self.subject.cpus,
+            memory_mib: self.subject.memory_mib,
+        };
+        let path = dir.join("config.json");
+        fs::write(&path, bundle.config()?.to_string())
+            .map_err(system(format!("write {}", path.display())))?;
+        let mut command = self.runtime.command();
+        command.args(["run", "--bundle"]).arg(&dir).arg(id);
+        let network = namespace.map(Network::Namespace);
+        Ok(Made { command, network, overlay: Some(overlay) })
+    }
+
+    fn podman(
+        &self,
+        spec: &Spec,
+        id: &str,
+        resolved: &Resolved,
+        metered: &Metered,
+    ) -> Result<Made, WayError> {
+        let (_, overlay, namespace) = self.ground(spec)?;
+        let cgroup_parent = metered.path_for("podman");
+        let subject = &self.subject;
+        let mut command = self.runtime.command();
+        EngineRun { id, spec, resolved, subject, cgroup_parent }.add_to(&mut command, "run");
+        match &namespace {
+            Some(namespace) => command.arg(format!("--network=ns:{}", namespace.path().display())),
+            None => command.arg("--network=none"),
+        };
+        command.arg("--rootfs").arg(overlay.root());
+        command.args(resolved.entrypoint.iter().chain(&resolved.command));
+        let network = namespace.map(Network::Namespace);
+        Ok(Made { command, network, overlay: Some(overlay) })
+    }
+
+    fn docker(
+        &self,
+        docker: &Arc<Docker>,
+        spec: &Spec,
+        id: &str,
+        resolved: &Resolved,
+        metered: &Metered,
+    ) -> Result<Made, WayError> {
+        let cgroup_parent = metered.path_for("docker");
+        let subject = &self.subject;
+        let mut create = self.runtime.command();
+        EngineRun { id, spec, resolved, subject, cgroup_parent }.add_to(&mut create, "create");
+        let lease = spec.network.then(|| docker.connect()).transpose()?;
+        match &lease {
+            Some(lease) => create.args(lease.flags()),
+            None => create.arg("--network=none"),
+        };
+        let mut words = resolved.entrypoint.iter().chain(&resolved.command);
+        if let Some(program) = words.next() {
+            create.arg(format!("--entrypoint={program}"));
+        }
+        create.arg(docker.image()).args(words);
+        // `docker run` would put its warnings before the container's output.
+        run_ok(metered.enter(create), PATIENCE, Some(&subject.interrupt))?;
+        let mut command = self.runtime.command();
+        command.args(["start", "--attach", id]);
+        Ok(Made { command, network: lease.map(Network::Docker), overlay: None })
+    }
 }
 
 /// What runtimes know an instance by.
@@ -238,30 +277,14 @@ struct Container {
     stop_signal: i32,
     // In the order that they're taken back in.
     spawned: Spawned,
-    namespace: Option<Namespace>,
-    _overlay: Overlay,
+    network: Option<Network>,
+    _overlay: Option<Overlay>,
     subject: Arc<Subject>,
 }
 
 impl Container {
-    fn command(&self, arguments: &[&str]) -> Command {
-        let mut command = match &self.runtime {
-            Runtime::Oci(program) => oci(program),
-            Runtime::Podman(program) => {
-                let mut command = Command::new(program);
-                command.arg("--cgroup-manager=cgroupfs");
-                command
-            }
-        };
-        command.args(arguments);
-        command
-    }
-
     fn kill(&self, signal: &str) -> Result<(), WayError> {
-        let command = match self.runtime {
-            Runtime::Oci(_) => self.command(&["kill", &self.id, signal]),
-            Runtime::Podman(_) => self.command(&["kill", "--signal", signal, &self.id]),
-        };
+        let command = self.runtime.kill(&self.id, signal);
         run_ok(self.spawned.metered.enter(command), PATIENCE, None).map(drop)
     }
 }
@@ -270,10 +293,10 @@ impl Instance for Container {
     spawned_methods!();
 
     fn address(&mut self, port: u16) -> Result<SocketAddr, WayError> {
-        let namespace = self.namespace.as_ref();
-        let namespace =
-            namespace.ok_or_else(|| WayError::Unavailable("it has no network".to_owned()))?;
-        Ok(at(namespace.address(), port))
+        let network = self.network.as_ref();
+        let network =
+            network.ok_or_else(|| WayError::Unavailable("it has no network".to_owned()))?;
+        Ok(at(network.address(), port))
     }
 
     fn steps(&mut self) -> Vec<Step> {
@@ -281,8 +304,8 @@ impl Instance for Container {
     }
 
     fn exec(&self, command: &[&str]) -> Result<Output, WayError> {
-        let mut exec = self.command(&["exec", &self.id]);
-        exec.args(command);
+        let mut exec = self.runtime.command();
+        exec.args(["exec", &self.id]).args(command);
         run(self.spawned.metered.enter(exec), PATIENCE, Some(&self.subject.interrupt))
     }
 
@@ -301,11 +324,7 @@ impl Drop for Container {
     fn drop(&mut self) {
         self.spawned.kill();
         // A runtime that was killed has left its records.
-        let command = match self.runtime {
-            Runtime::Oci(_) => self.command(&["delete", "--force", &self.id]),
-            Runtime::Podman(_) => self.command(&["rm", "--force", "--ignore", &self.id]),
-        };
-        let _ = run(command, PATIENCE, None);
+        let _ = run(self.runtime.remove(&self.id), PATIENCE, None);
     }
 }
 
@@ -324,14 +343,5 @@ mod tests {
         // Every host has those.
         assert!(!has("sh") && !has("/bin/sh") && !has("../../../../../bin/sh"));
         assert!(!has_program(root.path(), "hello", &["PATH=/sbin".to_owned()]));
-    }
-
-    #[test]
-    fn a_runtime_that_is_not_there_is_named_with_the_way_to_get_it() {
-        let error = find(Some("no-such-runtime")).unwrap_err().to_string();
-        assert_eq!(
-            error,
-            "there's no no-such-runtime that runs; on Debian: apt install no-such-runtime"
-        );
     }
 }

@@ -1,19 +1,24 @@
 //! A full VM: a distribution's disk, booted with its init system up to the login prompt.
 
+use std::io::Read;
 use std::net::SocketAddr;
+use std::os::fd::AsFd;
+use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
 use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use api::event::Event;
+use compare_probe::remote::{self, MAX_REPLY_BYTES, Reply};
 use rustix::process::{Pid, Signal, kill_process};
 
 use super::microvm::{monotonic_ns, step};
-use super::process::system;
+use super::process::{system, wait_for};
 use super::spawned::{Spawned, spawned_methods};
 use super::subject::Subject;
-use super::{Instance, Output, Runner, Spec, WayError};
+use super::{Instance, Output, PROBE_PATH, Runner, Spec, WayError};
+use crate::interrupt::Interrupt;
 use crate::model::{Step, WayId};
 
 /// How long it may take to boot, and to shut down.
@@ -22,6 +27,21 @@ const PATIENCE: Duration = Duration::from_secs(900);
 /// The kernel's command line: the first disk's file system, read-only, as a `live` system.
 const CMDLINE: &str =
     "console=ttyS0 reboot=k panic=-1 root=/dev/vda ro quiet systemd.show_status=true";
+
+/// What stands before the disk's init where the program of our own is needed: it answers by vsock.
+/// The kernel's command line has double quotes only, and `--` before what init gets.
+const PROBE_INIT: &str = "init=/bin/sh -- -c \"mount -t virtiofs shares /mnt && \
+                          /mnt/probe vsock-server --port 1024 </dev/null >/dev/null 2>&1 & \
+                          exec /sbin/init\"";
+
+/// The port in there.
+const PORT: u32 = 1024;
+
+/// The guest's context identifier: each VM has a device of its own.
+const CID: u32 = 3;
+
+/// How long the program of our own may take to be there, and for a command.
+const EXEC_PATIENCE: Duration = Duration::from_secs(300);
 
 /// What's on the console once it's up.
 pub const LOGIN_MARK: &str = "login:";
@@ -75,7 +95,7 @@ impl Runner for FullVms {
     }
 
     fn start(&self, spec: &Spec) -> Result<Box<dyn Instance>, WayError> {
-        // Whatever is asked for: it runs what's on its disk.
+        // Whatever command is asked for: it runs what's on its disk.
         let started_ns = monotonic_ns();
         let started = Instant::now();
         let metered = self.subject.meter.instance(&spec.name)?;
@@ -87,12 +107,23 @@ impl Runner for FullVms {
         command.args(["--disk", &format!("{disk},ro"), "--console", "stdio", "--rng"]);
         command.arg(format!("--cpus={}", self.subject.cpus));
         command.arg(format!("--memory={}M", self.subject.memory_mib));
-        command.args(["--cmdline", CMDLINE, "--timeline"]).arg(&timeline);
+        let mut cmdline = CMDLINE.to_owned();
+        let mut socket = None;
+        if spec.probe {
+            let path = self.subject.scratch.path().join(format!("{}.vsock", spec.name));
+            command.arg(format!("--vsock=cid={CID},path={}", path.display()));
+            command.arg(format!("--share=probe={}:ro", self.subject.probe.display()));
+            cmdline = format!("{CMDLINE} {PROBE_INIT}");
+            socket = Some(path);
+        }
+        command.args(["--cmdline", &cmdline, "--timeline"]).arg(&timeline);
         let interrupt = &self.subject.interrupt;
         Ok(Box::new(FullVm {
             started_ns,
             spawned: Spawned::start(command, metered, started, interrupt, PATIENCE)?,
             timeline,
+            socket,
+            interrupt: interrupt.clone(),
         }))
     }
 }
@@ -101,6 +132,33 @@ struct FullVm {
     started_ns: u64,
     spawned: Spawned,
     timeline: PathBuf,
+    /// Where the program of our own answers, if it's in there.
+    socket: Option<PathBuf>,
+    interrupt: Interrupt,
+}
+
+impl FullVm {
+    /// Reads a reply to its end, or until Ctrl-C.
+    fn reply(&self, stream: &mut UnixStream) -> Result<Reply, WayError> {
+        let deadline = Instant::now() + EXEC_PATIENCE;
+        let mut bytes = Vec::new();
+        let failed = system("read compare-probe's reply".to_owned());
+        while bytes.last() != Some(&b'\n') {
+            wait_for(&[stream.as_fd()], deadline, Some(&self.interrupt)).map_err(|stopped| {
+                stopped.into_way_error("compare-probe in the full VM", EXEC_PATIENCE)
+            })?;
+            let mut buffer = [0; 4096];
+            match stream.read(&mut buffer) {
+                Ok(0) => break,
+                Ok(count) => bytes.extend(&buffer[..count]),
+                Err(error) => return Err(failed(error)),
+            }
+            if bytes.len() as u64 > MAX_REPLY_BYTES {
+                break;
+            }
+        }
+        remote::parse(&bytes).map_err(failed)
+    }
 }
 
 impl Instance for FullVm {
@@ -116,8 +174,24 @@ impl Instance for FullVm {
         events.filter_map(|event| step(&event, self.started_ns)).collect()
     }
 
-    fn exec(&self, _command: &[&str]) -> Result<Output, WayError> {
-        Err(WayError::Unavailable("nothing can be run in a full VM from outside".to_owned()))
+    fn exec(&self, command: &[&str]) -> Result<Output, WayError> {
+        let (socket, words) = match (&self.socket, command) {
+            (Some(socket), [PROBE_PATH, words @ ..]) => (socket, words),
+            _ => {
+                let reason = "nothing but compare-probe can be run in a full VM from outside";
+                return Err(WayError::Unavailable(reason.to_owned()));
+            }
+        };
+        let mut stream = agent_proto::dial(socket, PORT, EXEC_PATIENCE).map_err(|error| {
+            WayError::Unavailable(format!(
+                "compare-probe doesn't answer in the full VM, whose kernel needs virtio-fs and \
+                 vsock built in: {error}"
+            ))
+        })?;
+        remote::send(&mut stream, words)
+            .map_err(system("ask compare-probe in the full VM".to_owned()))?;
+        let Reply { code, stdout, stderr } = self.reply(&mut stream)?;
+        Ok(Output { code, stdout, stderr })
     }
 
     fn stop(&mut self) -> Result<(), WayError> {

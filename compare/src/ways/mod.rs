@@ -2,11 +2,13 @@
 
 mod bundle;
 mod container;
+mod docker;
 mod full_vm;
 mod meter;
 mod microvm;
 mod netns;
 mod process;
+mod runtimes;
 mod scratch;
 mod spawned;
 mod subject;
@@ -15,10 +17,11 @@ use std::io::PipeReader;
 use std::net::SocketAddr;
 use std::time::Instant;
 
-pub use self::container::{Containers, RUNTIMES};
+pub use self::container::Containers;
 pub use self::full_vm::{FullVms, LOGIN_MARK};
 pub use self::microvm::MicroVms;
 pub(crate) use self::process::{Stopped, last, read_some, wait_for};
+pub use self::runtimes::RUNTIMES;
 pub use self::scratch::Scratch;
 pub use self::subject::{Subject, SubjectOptions};
 use crate::model::{Step, WayId};

@@ -18,6 +18,9 @@ const INTERFACE: &str = "eth0";
 const NETWORK: &str = "compare";
 const SUBNET: &str = "198.18.64.0/24";
 
+/// Where the networks' records are, below the scratch directory.
+const DIRECTORY: &str = "net";
+
 /// Where `ip netns` keeps namespaces.
 const NAMESPACES: &str = "/run/netns";
 
@@ -31,7 +34,7 @@ pub(crate) struct ContainerNetworks {
 
 impl ContainerNetworks {
     pub(crate) fn open(scratch: &Path) -> Result<Self, WayError> {
-        let dir = scratch.join("net");
+        let dir = scratch.join(DIRECTORY);
         fs::create_dir_all(&dir).map_err(system(format!("create {}", dir.display())))?;
         let networks = Networks::open(&dir).map_err(refused)?;
         // A subnet that's known to be nobody else's: the one that would be chosen may be chosen for
@@ -73,6 +76,24 @@ impl ContainerNetworks {
         ip(&["-netns", &namespace.name, "-batch", &inside.to_string_lossy()])?;
         namespace.neighbour = Some(Neighbour::add(namespace.address, endpoint.mac, &bridge)?);
         Ok(namespace)
+    }
+}
+
+/// Removes what a killed comparison has left on the host, as long as its records are there.
+pub(crate) fn remove_leftovers(scratch: &Path) {
+    for entry in fs::read_dir(NAMESPACES).into_iter().flatten().flatten() {
+        if let Some(name) = entry.file_name().to_str()
+            && name.starts_with(NAME_PREFIX)
+        {
+            let _ = ip(&["netns", "delete", name]);
+        }
+    }
+    let dir = scratch.join(DIRECTORY);
+    if !dir.exists() {
+        return;
+    }
+    if let Err(error) = Networks::open(&dir).and_then(|networks| networks.tear_down()) {
+        log::warn!("networks of an earlier comparison can't be removed: {error}");
     }
 }
 

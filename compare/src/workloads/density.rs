@@ -96,10 +96,7 @@ impl Session<'_> {
         }
         let spec = Spec { name: self.name(), ..Spec::default() };
         let mut instance = runner.start(&spec)?;
-        let output = instance
-            .output()
-            .ok_or_else(|| WayError::Unavailable("its output is read already".to_owned()))?;
-        self.watch_console(&mut *instance, output)?;
+        self.until_login(&mut *instance)?;
         Ok(Running { instance })
     }
 }

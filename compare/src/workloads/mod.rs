@@ -214,12 +214,17 @@ impl<'a> Session<'a> {
         let command = command.iter().map(|word| (*word).to_owned()).collect();
         let spec = Spec { name: self.name(), command, network, probe: true, privileged };
         let mut instance = runner.start(&spec)?;
-        first_output(&mut *instance, self.interrupt)?;
+        if runner.id() == WayId::FullVm {
+            // There it waits for commands by itself.
+            self.until_login(&mut *instance)?;
+        } else {
+            first_output(&mut *instance, self.interrupt)?;
+        }
         Ok(Running { instance })
     }
 
-    /// The ways that the program of our own can run in.
-    fn with_probe(&self) -> Vec<Arc<dyn Runner>> {
+    /// The ways whose servers can be reached from the host.
+    fn with_network(&self) -> Vec<Arc<dyn Runner>> {
         self.runners.iter().filter(|runner| runner.id() != WayId::FullVm).cloned().collect()
     }
 }

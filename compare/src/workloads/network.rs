@@ -95,7 +95,7 @@ impl Session<'_> {
         mut start: impl FnMut(&mut Self, &dyn Runner) -> Result<Running, WayError>,
     ) -> Vec<(Arc<dyn Runner>, Running)> {
         let mut ways = Vec::new();
-        for runner in self.with_probe() {
+        for runner in self.with_network() {
             if self.is_interrupted() {
                 break;
             }

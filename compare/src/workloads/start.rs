@@ -220,8 +220,16 @@ impl Session<'_> {
         })
     }
 
+    /// Waits for a full VM's login prompt.
+    pub(super) fn until_login(&self, instance: &mut dyn Instance) -> Result<(), WayError> {
+        let output = instance
+            .output()
+            .ok_or_else(|| WayError::Unavailable("its output is read already".to_owned()))?;
+        self.watch_console(instance, output).map(drop)
+    }
+
     /// A console's first byte, and its login prompt.
-    pub(super) fn watch_console(
+    fn watch_console(
         &self,
         instance: &mut dyn Instance,
         mut output: PipeReader,

@@ -38,6 +38,26 @@ fn a_full_vm_boots_to_its_prompt_and_is_turned_off() -> Result<()> {
 }
 
 #[test]
+fn a_full_vm_does_the_same_work_and_has_a_kernel_of_its_own() -> Result<()> {
+    let host = host()?;
+    let line = format!(
+        "--only full-vm --workload cpu,syscall,isolation --runs 1 --warm-ups 0 --scale 0.05 \
+         --full-vm-kernel {} --full-vm-disk {} busybox",
+        artifacts::lean_kernel().display(),
+        artifacts::debian_disk().display(),
+    );
+    let report = compare(&host, &line)?;
+    for row in ["cpu.loop", "cpu.loop.cpu", "syscall.getppid"] {
+        ensure!(median(&report, row, "full-vm")? > 0.0, "{row}");
+    }
+    let (kernel, verdict) = observation(&report, "kernel", "full-vm")?;
+    ensure!(verdict == "own" && kernel != host_release()?, "{kernel}: {verdict}");
+    let (what, verdict) = observation(&report, "all-panic", "full-vm")?;
+    ensure!(verdict == "contained", "{what}");
+    Ok(())
+}
+
+#[test]
 fn a_server_starts_answers_and_stops_in_three_ways() -> Result<()> {
     let host = host()?;
     let line = format!(

@@ -166,6 +166,9 @@ impl Parser {
             self.passed = self.passed.wrapping_sub(1);
         } else if let (true, Some(name)) = (self.in_list, line.strip_prefix("    ")) {
             self.listed.push(name.to_owned());
+        } else if line.eq_ignore_ascii_case("stack backtrace:") {
+            // It's long, and says little that the message doesn't.
+            self.shown = None;
         } else if let (Some(name), true) = (&self.shown, self.shows_failures) {
             let said = self.said.entry(name.clone()).or_default();
             if said.len() == MAX_SAID {

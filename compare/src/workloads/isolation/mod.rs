@@ -77,11 +77,11 @@ impl Session<'_> {
             }
         };
         let mut seen = Seen::default();
-        for runner in self.with_probe() {
+        for runner in self.runners {
             if self.is_interrupted() {
                 break;
             }
-            if let Err(error) = self.examine(&runner, &host, &mut seen)
+            if let Err(error) = self.examine(runner, &host, &mut seen)
                 && !matches!(error, WayError::Interrupted)
             {
                 self.table.fail(Workload::Isolation, runner.id(), &error);

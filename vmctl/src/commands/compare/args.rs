@@ -94,7 +94,7 @@ pub(crate) struct HowArgs {
     only: Vec<WayArg>,
 
     /// What runs the container: a program's name or path [default: the first of crun, runc, youki,
-    /// podman].
+    /// podman, docker].
     #[arg(long, value_name = "PROGRAM")]
     pub(super) runtime: Option<String>,
 
