@@ -50,7 +50,7 @@ fn a_full_vm_does_the_same_work_and_has_a_kernel_of_its_own() -> Result<()> {
     for row in ["cpu.loop", "cpu.loop.cpu", "syscall.getppid"] {
         ensure!(median(&report, row, "full-vm")? > 0.0, "{row}");
     }
-    let (kernel, verdict) = observation(&report, "kernel", "full-vm")?;
+    let (kernel, verdict) = observation(&report, "kernel-release", "full-vm")?;
     ensure!(verdict == "own" && kernel != host_release()?, "{kernel}: {verdict}");
     let (what, verdict) = observation(&report, "all-panic", "full-vm")?;
     ensure!(verdict == "contained", "{what}");

@@ -53,7 +53,11 @@ impl Session<'_> {
             let mut threads = threads_of(std::process::id());
             for process in pair.subject.instance.processes() {
                 threads.extend(threads_of(process));
+                // Docker has a process beside the container start what's run in it.
+                threads.extend(parent_of(process).map(threads_of).unwrap_or_default());
             }
+            threads.sort_unstable();
+            threads.dedup();
             let trace = Trace::start(&threads).map_err(|error| format!("no tracing: {error}"))?;
             let calls = calls.to_string();
             let done = pair.subject.probe_output(&["syscall", "--count", &calls]);
@@ -71,6 +75,13 @@ impl Session<'_> {
 fn threads_of(process: u32) -> Vec<u32> {
     let entries = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
     entries.filter_map(|entry| entry.file_name().to_str()?.parse().ok()).collect()
+}
+
+/// The process that a process belongs to, but for the first one of all.
+fn parent_of(process: u32) -> Option<u32> {
+    let status = fs::read_to_string(format!("/proc/{process}/status")).ok()?;
+    let parent = status.lines().find_map(|line| line.strip_prefix("PPid:"))?;
+    parent.trim().parse().ok().filter(|parent| *parent > 1)
 }
 
 /// Tracing of some threads, and of what they start.
@@ -133,6 +144,16 @@ fn events(stats: &str) -> u64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn parent_is_found_and_the_first_process_is_none() {
+        let mut child = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        assert_eq!(parent_of(child.id()), Some(std::process::id()));
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert_eq!(parent_of(1), None);
+        assert_eq!(parent_of(u32::MAX), None);
+    }
 
     #[test]
     fn overwritten_events_count() {
