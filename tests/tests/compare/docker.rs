@@ -20,17 +20,18 @@ fn dockers_containers_are_measured_and_leave_nothing_behind() -> Result<()> {
         &host,
         &format!(
             "--runtime {} --only container --workload start,syscall,web --runs 1 --warm-ups 0 \
-             --scale 0.05 nginx",
+             --scale 0.05 busybox",
             docker.client().display()
         ),
     )?;
     let detail = report["ways"][0]["detail"].as_str().unwrap_or_default();
     ensure!(detail.starts_with("docker "), "{detail}");
-    for row in ["start.ready", "start.ready.cpu", "stop", "web.requests", "syscall.getppid"] {
+    for row in
+        ["start.first-byte", "start.first-byte.cpu", "stop", "web.requests", "syscall.getppid"]
+    {
         ensure!(median(&report, row, "container")? > 0.0, "{row}");
     }
-    // nginx's own processes, by Docker's cgroup.
-    ensure!(median(&report, "memory.pss", "container")? > 1e6);
+    ensure!(median(&report, "memory.pss", "container")? > 0.0);
     let root = cell(&report, "filesystem", "container")?;
     ensure!(root["text"].as_str().unwrap_or_default().contains("vfs"), "{root}");
     let after = everything()?;

@@ -117,7 +117,10 @@ impl Lease {
             let mut command = Command::new(words[0]);
             command.args(&words[1..]);
             self.add_podman(&mut command);
-            text += &format!("{line}:\n{}", finish(&mut command, b"")?.out);
+            let said = finish(&mut command, b"")?;
+            // Silence would be taken for nothing being there.
+            ensure!(said.code == 0, "{line}: {said:#?}");
+            text += &format!("{line}:\n{}", said.out);
         }
         let state = fs::read_dir(self.path("data/lab-state")).into_iter().flatten().flatten();
         text += &format!("state: {:?}\n", state.map(|it| it.file_name()).collect::<Vec<_>>());
