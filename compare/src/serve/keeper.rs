@@ -90,7 +90,7 @@ impl Keeper {
 
     /// Runs an instance to its end. Returns what's left of it, if something is.
     pub(super) fn keep(self, runner: &dyn Runner) -> Option<String> {
-        let mut instance = match runner.start(&self.spec) {
+        let mut instance = match runner.start(&self.spec.to_look_at(runner.id())) {
             Ok(instance) => instance,
             Err(error) => {
                 end(&self.board, &self.spec.name, None, Some(chain(&error)));

@@ -57,6 +57,16 @@ pub struct Spec {
     pub privileged: bool,
 }
 
+impl Spec {
+    /// What's started of it in a way, to be looked at: a full VM just boots its disk.
+    pub(crate) fn to_look_at(&self, way: WayId) -> Self {
+        match way {
+            WayId::FullVm => Self { name: self.name.clone(), ..Self::default() },
+            _ => self.clone(),
+        }
+    }
+}
+
 /// How the names of our instances begin, as others see them.
 pub(crate) const NAME_PREFIX: &str = "vmctl-compare-";
 

@@ -56,7 +56,7 @@ impl Session<'_> {
 
     fn start_once(&mut self, runner: &dyn Runner, round: Round) -> Result<(), WayError> {
         let way = runner.id();
-        let spec = self.plan.spec(self.name());
+        let spec = self.plan.spec(self.name()).to_look_at(way);
         let mut instance = runner.start(&spec)?;
         let started = instance.started();
         let output = instance
