@@ -20,7 +20,7 @@ use super::place::Place;
 use super::shared::{Phase, Running, Shared};
 use super::starter::Starter;
 use super::template::{self, Template};
-use super::{changes, dns, guest, health, machine, upper};
+use super::{changes, console, dns, guest, health, machine, upper};
 use crate::agent::{AGENT_TIMEOUT, agent_error};
 use crate::config::LogDriver;
 use crate::error::{file, system};
@@ -348,8 +348,10 @@ impl Vm {
                     return Err(RuntimeError::failed(
                         ErrorKind::Guest,
                         format!(
-                            "the guest's agent isn't there after {BOOT_PATIENCE:?}; see {}",
-                            shared.paths.console().display()
+                            "the guest's agent isn't there after {BOOT_PATIENCE:?}; its console, {}, \
+                             ends with: {}",
+                            shared.paths.console().display(),
+                            console::end(&shared.paths.console())
                         ),
                     ));
                 }

@@ -13,6 +13,7 @@
 //! whether a supervisor lives, and what it leaves is taken back by the next command.
 
 mod changes;
+mod console;
 mod dns;
 mod guest;
 mod health;
