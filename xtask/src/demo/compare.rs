@@ -13,7 +13,7 @@ use crate::probe::Place;
 use crate::{dirs, images, process};
 
 /// How long it may take in the lab.
-const LAB_LIMIT: Duration = Duration::from_secs(30 * 60);
+const LAB_LIMIT: Duration = Duration::from_secs(60 * 60);
 
 /// What is compared.
 const IMAGE: &str = "nginx";
