@@ -29,10 +29,8 @@ struct Flow {
     /// What of the buffer is still to be written.
     start: usize,
     end: usize,
-    /// The reading side has ended.
-    at_end: bool,
-    /// The writing side was told so.
-    is_shut: bool,
+    /// The reading side has ended, and the writing side was told so.
+    is_over: bool,
 }
 
 /// Accepts a connection, if one waits.
@@ -79,7 +77,7 @@ impl Connection {
 
     /// Whether nothing more will come of it.
     pub(super) fn is_over(&self) -> bool {
-        self.failed || self.up.is_shut && self.down.is_shut
+        self.failed || self.up.is_over && self.down.is_over
     }
 
     /// What is waited for on each side.
@@ -134,12 +132,15 @@ impl Flow {
     }
 
     fn wants_input(&self) -> bool {
-        !self.at_end && !self.has_output()
+        !self.is_over && !self.has_output()
     }
 
     /// Moves bytes until one side would have to be waited for.
-    fn pump(&mut self, mut from: &TcpStream, mut to: &TcpStream) -> io::Result<()> {
+    fn pump(&mut self, mut from: impl Read, mut to: &TcpStream) -> io::Result<()> {
         for _ in 0..ROUNDS {
+            if self.is_over {
+                return Ok(());
+            }
             while let Some(output) = self.buffer.get(self.start..self.end)
                 && !output.is_empty()
             {
@@ -148,17 +149,14 @@ impl Flow {
                     Err(error) => return unless_it_blocks(error),
                 }
             }
-            if self.at_end {
-                if !self.is_shut {
-                    self.is_shut = true;
-                    to.shutdown(Shutdown::Write)?;
-                }
-                return Ok(());
-            }
             self.buffer.resize(BUFFER_SIZE, 0);
             (self.start, self.end) = (0, 0);
             match from.read(&mut self.buffer) {
-                Ok(0) => self.at_end = true,
+                // At once: nothing would wake a flow that has neither input nor output to wait for.
+                Ok(0) => {
+                    self.is_over = true;
+                    to.shutdown(Shutdown::Write)?;
+                }
                 Ok(read) => self.end = read,
                 Err(error) => return unless_it_blocks(error),
             }
@@ -171,5 +169,32 @@ fn unless_it_blocks(error: io::Error) -> io::Result<()> {
     match error.kind() {
         io::ErrorKind::WouldBlock | io::ErrorKind::Interrupted => Ok(()),
         _ => Err(error),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::thread;
+    use std::time::Duration;
+
+    use super::*;
+
+    #[test]
+    fn end_is_passed_on_in_whichever_round_it_comes() {
+        for buffers in 0..=2 * ROUNDS as usize {
+            let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+            let to = TcpStream::connect(listener.local_addr().unwrap()).unwrap();
+            let (mut received, _) = listener.accept().unwrap();
+            received.set_read_timeout(Some(Duration::from_secs(20))).unwrap();
+            let reader = thread::spawn(move || io::copy(&mut received, &mut io::sink()).unwrap());
+
+            let sent = vec![1; buffers * BUFFER_SIZE];
+            let (mut from, mut flow) = (sent.as_slice(), Flow::default());
+            while flow.wants_input() || flow.has_output() {
+                flow.pump(&mut from, &to).unwrap();
+            }
+            assert!(flow.is_over);
+            assert_eq!(reader.join().unwrap(), sent.len() as u64, "{buffers} buffers");
+        }
     }
 }
