@@ -114,10 +114,17 @@ pub struct ExecConfig {
 }
 
 /// How a session with a process came to its end.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq)]
 pub enum SessionEnd {
     /// The process has ended with this code: its own, or 128 and the signal's number.
     Exited(i32),
+    /// The VM is gone, and the process with it: its kernel panicked, say.
+    Lost {
+        /// The code that stands for it: that of a process that was killed.
+        code: i32,
+        /// What is known of it.
+        reason: String,
+    },
     /// The client left by its escape sequence; the process runs on.
     Detached,
 }

@@ -42,6 +42,14 @@ pub(crate) enum FrameType {
     Exit = 6,
 }
 
+/// How a process has ended.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub(crate) struct Exit {
+    pub(crate) code: i32,
+    /// Why nobody knows how, if so: the VM is gone.
+    pub(crate) lost: String,
+}
+
 /// What a client asks of a supervisor.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
@@ -174,13 +182,16 @@ pub(crate) fn send_answer(out: &mut impl Write, answer: &Answer) -> io::Result<(
     send(out, FrameType::Answer, &serde_json::to_vec(answer)?)
 }
 
-pub(crate) fn send_exit(out: &mut impl Write, code: i32) -> io::Result<()> {
-    send(out, FrameType::Exit, &code.to_le_bytes())
+pub(crate) fn send_exit(out: &mut impl Write, exit: &Exit) -> io::Result<()> {
+    let contents = [&exit.code.to_le_bytes(), exit.lost.as_bytes()].concat();
+    send(out, FrameType::Exit, &contents)
 }
 
-pub(crate) fn parse_exit(contents: &[u8]) -> io::Result<i32> {
-    let bytes = contents.try_into().map_err(|_| damaged("an exit code of another size"))?;
-    Ok(i32::from_le_bytes(bytes))
+pub(crate) fn parse_exit(contents: &[u8]) -> io::Result<Exit> {
+    let (code, lost) =
+        contents.split_first_chunk().ok_or_else(|| damaged("an exit code of another size"))?;
+    let lost = String::from_utf8(lost.to_vec()).map_err(|_| damaged("a reason that's no text"))?;
+    Ok(Exit { code: i32::from_le_bytes(*code), lost })
 }
 
 pub(crate) fn receive_request(from: &mut impl Read) -> io::Result<Request> {
@@ -256,5 +267,19 @@ mod tests {
             receive(&mut &*bytes, &mut contents).unwrap_err();
         }
         assert!(contents.capacity() <= MAX_FRAME_BYTES, "nothing is set aside for a lie");
+    }
+
+    #[test]
+    fn exit_reads_back_as_it_was_sent_and_what_is_none_is_refused() {
+        for lost in ["", "the guest's kernel panicked"] {
+            let exit = Exit { code: -7, lost: lost.to_owned() };
+            let (mut bytes, mut contents) = (Vec::new(), Vec::new());
+            send_exit(&mut bytes, &exit).unwrap();
+            assert_eq!(receive(&mut &*bytes, &mut contents).unwrap(), Some(FrameType::Exit));
+            assert_eq!(parse_exit(&contents).unwrap(), exit);
+        }
+        for contents in [&[][..], &[1, 0, 0], &[1, 0, 0, 0, 0xff]] {
+            parse_exit(contents).unwrap_err();
+        }
     }
 }

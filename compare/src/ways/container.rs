@@ -134,10 +134,11 @@ impl Runner for Containers {
             Some(reason) => Metered::none(reason),
             None => self.subject.meter.instance(&spec.name)?,
         };
+        let order = Order { spec, id: &id, resolved: &resolved, metered: &metered };
         let made = match &self.runtime {
-            Runtime::Oci(_) => self.bundle(spec, &id, &resolved, &metered)?,
-            Runtime::Podman(_) => self.podman(spec, &id, &resolved, &metered)?,
-            Runtime::Docker(docker) => self.docker(docker, spec, &id, &resolved, &metered)?,
+            Runtime::Oci(_) => self.bundle(order)?,
+            Runtime::Podman(_) => self.podman(order)?,
+            Runtime::Docker(docker) => self.docker(docker, order)?,
         };
         let Made { command, network, overlay } = made;
         let interrupt = &self.subject.interrupt;
@@ -151,6 +152,16 @@ impl Runner for Containers {
             subject: Arc::clone(&self.subject),
         }))
     }
+}
+
+/// What a container is to be.
+#[derive(Clone, Copy)]
+struct Order<'a> {
+    spec: &'a Spec,
+    /// What the runtime is to know it by.
+    id: &'a str,
+    resolved: &'a Resolved,
+    metered: &'a Metered,
 }
 
 /// What a container is started by, and what it needs as long as it's there.
@@ -184,13 +195,8 @@ impl Containers {
         Ok((dir, overlay, namespace))
     }
 
-    fn bundle(
-        &self,
-        spec: &Spec,
-        id: &str,
-        resolved: &Resolved,
-        metered: &Metered,
-    ) -> Result<Made, WayError> {
+    fn bundle(&self, order: Order<'_>) -> Result<Made, WayError> {
+        let Order { spec, id, resolved, metered } = order;
         let (dir, overlay, namespace) = self.ground(spec)?;
         let network = namespace.as_ref().map(Namespace::path);
         let bundle = Bundle {
@@ -213,18 +219,10 @@ impl Containers {
         Ok(Made { command, network, overlay: Some(overlay) })
     }
 
-    fn podman(
-        &self,
-        spec: &Spec,
-        id: &str,
-        resolved: &Resolved,
-        metered: &Metered,
-    ) -> Result<Made, WayError> {
+    fn podman(&self, order: Order<'_>) -> Result<Made, WayError> {
+        let Order { spec, resolved, .. } = order;
         let (_, overlay, namespace) = self.ground(spec)?;
-        let cgroup_parent = metered.path_for("podman");
-        let subject = &self.subject;
-        let mut command = self.runtime.command();
-        EngineRun { id, spec, resolved, subject, cgroup_parent }.add_to(&mut command, "run");
+        let mut command = self.engine_command("run", order, "podman");
         match &namespace {
             Some(namespace) => command.arg(format!("--network=ns:{}", namespace.path().display())),
             None => command.arg("--network=none"),
@@ -235,18 +233,19 @@ impl Containers {
         Ok(Made { command, network, overlay: Some(overlay) })
     }
 
-    fn docker(
-        &self,
-        docker: &Arc<Docker>,
-        spec: &Spec,
-        id: &str,
-        resolved: &Resolved,
-        metered: &Metered,
-    ) -> Result<Made, WayError> {
-        let cgroup_parent = metered.path_for("docker");
-        let subject = &self.subject;
-        let mut create = self.runtime.command();
-        EngineRun { id, spec, resolved, subject, cgroup_parent }.add_to(&mut create, "create");
+    /// What podman and Docker are told alike; its cgroup has the name `leaf`.
+    fn engine_command(&self, action: &str, order: Order<'_>, leaf: &str) -> Command {
+        let Order { spec, id, resolved, metered } = order;
+        let cgroup_parent = metered.path_for(leaf);
+        let mut command = self.runtime.command();
+        let run = EngineRun { id, spec, resolved, subject: &self.subject, cgroup_parent };
+        run.add_to(&mut command, action);
+        command
+    }
+
+    fn docker(&self, docker: &Arc<Docker>, order: Order<'_>) -> Result<Made, WayError> {
+        let Order { spec, id, resolved, metered } = order;
+        let mut create = self.engine_command("create", order, "docker");
         let lease = spec.network.then(|| docker.connect()).transpose()?;
         match &lease {
             Some(lease) => create.args(lease.flags()),
@@ -258,7 +257,7 @@ impl Containers {
         }
         create.arg(docker.image()).args(words);
         // `docker run` would put its warnings before the container's output.
-        run_ok(metered.enter(create), PATIENCE, Some(&subject.interrupt))?;
+        run_ok(metered.enter(create), PATIENCE, Some(&self.subject.interrupt))?;
         let mut command = self.runtime.command();
         command.args(["start", "--attach", id]);
         Ok(Made { command, network: lease.map(Network::Docker), overlay: None })

@@ -11,7 +11,7 @@ use super::{SessionIo, supervisor_gone, write_output};
 use crate::RuntimeError;
 use crate::error::system;
 use crate::options::SessionEnd;
-use crate::wire::{self, FrameType};
+use crate::wire::{self, Exit, FrameType};
 
 /// Room for what a supervisor has sent, in bytes.
 const BUFFER_BYTES: usize = 64 << 10;
@@ -77,8 +77,12 @@ fn receive_output(
             Some(FrameType::Stdout) => write_output(stdout.as_mut(), &contents)?,
             Some(FrameType::Stderr) => write_output(stderr.as_mut(), &contents)?,
             Some(FrameType::Exit) => {
-                let code = wire::parse_exit(&contents).map_err(supervisor_gone)?;
-                return Ok(SessionEnd::Exited(code));
+                let Exit { code, lost } = wire::parse_exit(&contents).map_err(supervisor_gone)?;
+                return Ok(if lost.is_empty() {
+                    SessionEnd::Exited(code)
+                } else {
+                    SessionEnd::Lost { code, reason: lost }
+                });
             }
             Some(_) => {
                 let source = io::Error::new(io::ErrorKind::InvalidData, "an unexpected frame");

@@ -1,5 +1,5 @@
 use super::*;
-use crate::wire::FrameType;
+use crate::wire::{Exit, FrameType};
 use std::io::Read;
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -54,12 +54,21 @@ fn output_and_input_are_relayed_until_the_exit_code() {
         assert_eq!(end, Some(FrameType::StdinEnd));
         wire::send(&mut supervisor, FrameType::Stdout, b"out").unwrap();
         wire::send(&mut supervisor, FrameType::Stderr, b"err").unwrap();
-        wire::send_exit(&mut supervisor, 7).unwrap();
+        wire::send_exit(&mut supervisor, &Exit { code: 7, ..Exit::default() }).unwrap();
     });
     let (io, out, err) = io(Some(stdin.into()));
     assert_eq!(session.relay(io).unwrap(), SessionEnd::Exited(7));
     assert_eq!((out.bytes(), err.bytes()), (b"out".to_vec(), b"err".to_vec()));
     fake.join().unwrap();
+}
+
+#[test]
+fn process_that_went_with_its_vm_is_lost_for_a_reason() {
+    let (session, mut supervisor) = session();
+    let exit = Exit { code: 137, lost: "the guest's kernel panicked".to_owned() };
+    wire::send_exit(&mut supervisor, &exit).unwrap();
+    let lost = SessionEnd::Lost { code: 137, reason: exit.lost };
+    assert_eq!(session.relay(io(None).0).unwrap(), lost);
 }
 
 #[test]

@@ -20,7 +20,7 @@ use crate::agent::{AGENT_TIMEOUT, agent_error};
 use crate::error::system;
 use crate::logs::LogWriter;
 use crate::options::OutputStream;
-use crate::wire::{self, Attach, FrameType};
+use crate::wire::{self, Attach, Exit, FrameType};
 
 /// Bytes of an output that are read at once.
 const BUFFER_BYTES: usize = 64 << 10;
@@ -57,8 +57,8 @@ pub(super) struct Hub {
 #[derive(Debug, Default)]
 struct Clients {
     attached: Vec<Arc<Client>>,
-    /// The exit code, once all were told.
-    over: Option<i32>,
+    /// How the process has ended, once all were told.
+    over: Option<Exit>,
 }
 
 /// Who is attached.
@@ -188,9 +188,9 @@ impl Hub {
             busy: AtomicBool::new(false),
         });
         let mut clients = lock(&self.clients);
-        match clients.over {
+        match &clients.over {
             None => clients.attached.push(Arc::clone(&client)),
-            Some(code) => client.finish(code),
+            Some(exit) => client.finish(exit),
         }
         drop(clients);
         Ok(client)
@@ -285,14 +285,14 @@ impl Hub {
         }
     }
 
-    /// Tells all clients the exit code, the last that they get.
-    pub(super) fn finish(&self, code: i32) {
+    /// Tells all clients how the process has ended, the last that they get.
+    pub(super) fn finish(&self, exit: &Exit) {
         let mut clients = lock(&self.clients);
-        clients.over.get_or_insert(code);
+        clients.over.get_or_insert_with(|| exit.clone());
         let told = std::mem::take(&mut clients.attached);
         drop(clients);
         for client in told {
-            client.finish(code);
+            client.finish(exit);
         }
     }
 }
@@ -306,9 +306,9 @@ impl Client {
         sent
     }
 
-    fn finish(&self, code: i32) {
+    fn finish(&self, exit: &Exit) {
         let timeout = self.socket.set_write_timeout(Some(FAREWELL_TIMEOUT));
-        if let Err(error) = timeout.and_then(|()| wire::send_exit(&mut *lock(&self.writer), code)) {
+        if let Err(error) = timeout.and_then(|()| wire::send_exit(&mut *lock(&self.writer), exit)) {
             log::debug!("an attached client isn't told the exit code: {error}");
         }
         self.shut();

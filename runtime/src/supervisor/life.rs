@@ -28,6 +28,7 @@ use crate::logs::{LogWriter, Rotation};
 use crate::process::ProcessIdentity;
 use crate::record::{Health, Status, Summary};
 use crate::vmm::{VmmEvents, VmmProcess};
+use crate::wire::Exit;
 use crate::{EXIT_LOST, ErrorKind, PublishedPort, RuntimeError};
 
 /// How long a guest has until its agent is there: an emulated host takes a while.
@@ -52,6 +53,13 @@ pub(super) struct Ended {
     pub(super) error: String,
     /// How long the process ran.
     pub(super) ran: Duration,
+}
+
+impl Ended {
+    /// What who is attached is told.
+    pub(super) fn exit(&self) -> Exit {
+        Exit { code: self.exit_code, lost: self.error.clone() }
+    }
 }
 
 /// What happens while a VM lives.

@@ -137,7 +137,7 @@ impl Supervisor {
         record(shared, ended, Status::Restarting);
         shared.enter(Phase::Waiting);
         if let Some(hub) = hub {
-            hub.finish(ended.exit_code);
+            hub.finish(&ended.exit());
         }
         if shared.wait_ending(delay) {
             return Ok(false);
@@ -177,7 +177,7 @@ impl Supervisor {
         drop(life);
         shared.enter(Phase::Over(ended.exit_code));
         if let Some(hub) = hub {
-            hub.finish(ended.exit_code);
+            hub.finish(&ended.exit());
         }
         shared.wait_answered(FAREWELL);
     }

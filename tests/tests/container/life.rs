@@ -27,6 +27,17 @@ fn exit_codes_are_dockers() -> Result<()> {
 }
 
 #[test]
+fn container_whose_kernel_panics_is_lost_for_a_reason() -> Result<()> {
+    let host = host()?;
+    host.ok("pull busybox")?;
+    let panic = "echo c >/proc/sysrq-trigger";
+    let said = finish(&mut host.command(["run", "--rm", "busybox", "sh", "-c", panic]), b"")?;
+    ensure!(said.code == 137, "{said:#?}");
+    ensure!(said.err == "error: the guest's kernel panicked\n", "{said:#?}");
+    Ok(())
+}
+
+#[test]
 fn processes_get_the_signals_that_they_wait_for() -> Result<()> {
     let host = host()?;
     host.ok("pull busybox")?;

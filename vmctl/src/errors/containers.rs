@@ -61,6 +61,12 @@ pub(crate) enum ContainerError {
     /// An archive would be written to a terminal.
     #[error("cowardly refusing to save to a terminal")]
     TerminalOutput,
+    /// A container's VM is gone, and its process with it.
+    #[error("{reason}")]
+    Lost {
+        /// What is known of it.
+        reason: String,
+    },
     /// Credentials are to be asked for, and there's no terminal.
     #[error("cannot perform an interactive login without a terminal")]
     NoLogin,

@@ -22,13 +22,17 @@ fn attach(hub: &Arc<Hub>) -> UnixStream {
     ours
 }
 
+fn exited(code: i32) -> Exit {
+    Exit { code, ..Exit::default() }
+}
+
 fn read_all(mut from: UnixStream) -> (Vec<u8>, Option<i32>) {
     let (mut bytes, mut contents, mut code) = (Vec::new(), Vec::new(), None);
     while let Ok(Some(kind)) = wire::receive(&mut from, &mut contents) {
         assert_eq!(code, None, "the exit code is the last");
         match kind {
             FrameType::Stdout => bytes.extend_from_slice(&contents),
-            FrameType::Exit => code = Some(wire::parse_exit(&contents).unwrap()),
+            FrameType::Exit => code = Some(wire::parse_exit(&contents).unwrap().code),
             other => panic!("{other:?}"),
         }
     }
@@ -47,8 +51,8 @@ fn output_goes_to_the_log_and_all_clients_and_the_exit_code_comes_last_and_once(
     process.write_all(&output).unwrap();
     drop(process);
     assert!(hub.wait_drained(Duration::from_secs(60)));
-    hub.finish(3);
-    hub.finish(4);
+    hub.finish(&exited(3));
+    hub.finish(&exited(4));
     for reader in readers {
         let (bytes, code) = reader.join().unwrap();
         assert!(bytes == output, "{} bytes of {}", bytes.len(), output.len());
@@ -118,7 +122,7 @@ fn client_that_talks_nonsense_is_dropped_and_others_stay() {
     process.write_all(b"on").unwrap();
     drop(process);
     assert!(hub.wait_drained(Duration::from_secs(60)));
-    hub.finish(0);
+    hub.finish(&exited(0));
     assert_eq!(read_all(good), (b"on".to_vec(), Some(0)));
 }
 
@@ -132,13 +136,13 @@ fn output_waits_until_it_begins_to_be_read() {
     let client = attach(&hub);
     hub.begin().unwrap();
     assert!(hub.wait_drained(Duration::from_secs(60)));
-    hub.finish(0);
+    hub.finish(&exited(0));
     assert_eq!(read_all(client).0, b"early");
 }
 
 #[test]
 fn client_that_comes_too_late_gets_the_exit_code() {
     let (hub, _process, _input) = hub(Shape::default(), None);
-    hub.finish(5);
+    hub.finish(&exited(5));
     assert_eq!(read_all(attach(&hub)), (Vec::new(), Some(5)));
 }

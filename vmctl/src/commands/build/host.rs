@@ -120,8 +120,10 @@ impl Host {
         let session = session.ok_or_else(|| RuntimeError::invalid("there's no session"))?;
         let (stdout, stderr) = self.outputs()?;
         let io = SessionIo { stdin: None, stdout, stderr, detach_keys: Vec::new() };
-        let SessionEnd::Exited(code) = session.relay(io)? else {
-            return Err("the command was left to itself".into());
+        let code = match session.relay(io)? {
+            SessionEnd::Exited(code) => code,
+            SessionEnd::Lost { reason, .. } => return Err(reason.into()),
+            SessionEnd::Detached => return Err("the command was left to itself".into()),
         };
         let layer = match code {
             0 => Some(self.engine.kept_changes(id)?),

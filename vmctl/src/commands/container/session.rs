@@ -12,7 +12,7 @@ use signal_hook::consts::{
 use signal_hook::iterator::Signals;
 
 use crate::errors::containers::ContainerError;
-use crate::errors::{CliError, notice};
+use crate::errors::{self, CliError, notice};
 use crate::terminal::{self, RawMode};
 
 /// The exit code of a process that a signal has ended is the signal's number and this.
@@ -70,6 +70,10 @@ impl Connection {
         drop(raw);
         match end {
             Ok(SessionEnd::Exited(code)) => Ok(to_exit_code(code)),
+            Ok(SessionEnd::Lost { code, reason }) => {
+                errors::report(&ContainerError::Lost { reason }.into());
+                Ok(to_exit_code(code))
+            }
             Ok(SessionEnd::Detached) => {
                 notice("read escape sequence");
                 Ok(api::exit::STOPPED)
