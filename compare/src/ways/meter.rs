@@ -17,7 +17,8 @@ pub(crate) struct Meter {
 }
 
 impl Meter {
-    /// Makes the cgroup; what a killed comparison has left in it is killed. That there can't be one is said by who needs it.
+    /// Makes the cgroup; what a killed comparison has left in it is killed. That there can't be one
+    /// is said by who needs it.
     pub(crate) fn new() -> Self {
         Self { root: Cgroup::create_anew(ROOT).map_err(|error| text(&error)) }
     }

@@ -218,6 +218,8 @@ fn isolation_is_demonstrated() -> Result<()> {
         }
         ensure!(see("operating-system", way)?.0.contains("Debian"));
         ensure!(verdict("processes-visible", way)? == "own");
+        ensure!(see("cgroup", way)?.0.contains("memory 256 MiB"), "{:?}", see("cgroup", way)?);
+        ensure!(verdict("cgroup", way)? == "own");
         ensure!(verdict("all-hostname", way)? == "contained", "{:?}", see("all-hostname", way)?);
     }
     // With all of them, a container's reach the host; a VM's its own kernel.
@@ -229,6 +231,8 @@ fn isolation_is_demonstrated() -> Result<()> {
     }
     ensure!(verdict("all-panic", VM)? == "contained", "{:?}", see("all-panic", VM)?);
     ensure!(verdict("all-panic", "container")? == "shared");
+    // crun brings no filter.
+    ensure!(verdict("seccomp", "container")? == "shared" && verdict("seccomp", VM)? == "own");
     // Of 10,000 system calls the host's kernel serves all of a container's (or one or two fewer: the
     // program's own vary), few of a VM's.
     let calls = |way: &str| median(&report, "isolation.host-calls", way);

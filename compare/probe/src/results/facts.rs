@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 use super::{Text, bounded};
 
 /// What an instance sees.
-#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Facts {
     /// The kernel's release: `6.12.117`.
     pub kernel_release: Text,

@@ -39,6 +39,19 @@ fn numbers_stand_in_their_ways_columns_with_interval_and_outliers() {
 }
 
 #[test]
+fn row_that_no_way_has_is_left_out_unless_there_is_no_other() {
+    let mut report = testing::nginx();
+    let row = report.rows.iter_mut().find(|row| row.id == "start.first-byte").unwrap();
+    row.title = "PROBED".to_owned();
+    for cell in &mut row.cells {
+        cell.outcome = Outcome::NotApplicable { reason: "it's a server".to_owned() };
+    }
+    assert!(!drawn(&report, 80).contains("PROBED"));
+    report.rows.retain(|row| row.id == "start.first-byte");
+    assert!(drawn(&report, 80).contains("PROBED"));
+}
+
+#[test]
 fn bars_are_proportional_within_the_row() {
     let mut report = testing::nginx();
     let row = report.rows.iter_mut().find(|row| row.id == "cpu.loop").unwrap();

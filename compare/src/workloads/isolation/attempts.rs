@@ -177,7 +177,10 @@ fn judge(
     match what {
         "memory" => {
             let (tried, read) = counts.unwrap_or_default();
-            let value = format!("{read} of {tried} processes");
+            let value = match tried {
+                0 => "there's no other process".to_owned(),
+                _ => format!("{read} of {tried} processes"),
+            };
             (value, if read > 0 && shares_kernel { Unclear } else { Contained })
         }
         "fork" => {

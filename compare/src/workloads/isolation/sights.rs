@@ -3,7 +3,7 @@
 use compare_probe::results::{Facts, Text};
 
 use super::attempts::plain;
-use crate::model::Verdict::{self, Own, Refused, Shared, Unclear};
+use crate::model::Verdict::{self, Own, Refused, Shared};
 
 /// Something that's seen.
 pub(super) struct Sight {
@@ -87,7 +87,7 @@ pub(super) const SIGHTS: &[Sight] = &[
         title: "limits",
         method: "the cgroup's files inside",
         of_host: |_| "none".to_owned(),
-        of: |facts, _, _| {
+        of: |facts, _, shares| {
             let limit = |name: &str, value: &Option<Text>| {
                 let value = value.as_deref().filter(|value| *value != "max");
                 value.map(|value| format!("{name} {value}"))
@@ -109,7 +109,8 @@ pub(super) const SIGHTS: &[Sight] = &[
             .into_iter()
             .flatten()
             .collect();
-            (all.join(", "), Unclear)
+            // What it sees is there always: the host's, or its machine's.
+            (all.join(", "), if shares && all.len() == 1 { Shared } else { Own })
         },
     },
     Sight {
@@ -125,7 +126,10 @@ pub(super) const SIGHTS: &[Sight] = &[
         method: "Seccomp inside: Docker and podman bring one, runc and crun by themselves don't; a \
                  VM's kernel protects itself only",
         of_host: |host| seccomp(host),
-        of: |facts, _, _| (seccomp(facts), Unclear),
+        of: |facts, _, shares| {
+            let none = facts.seccomp.is_none_or(|mode| mode == 0);
+            (seccomp(facts), if shares && none { Shared } else { Own })
+        },
     },
 ];
 
@@ -187,4 +191,26 @@ fn seccomp(facts: &Facts) -> String {
         None => "unknown",
     }
     .to_owned()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn verdict(id: &str, facts: &Facts, shares: bool) -> Verdict {
+        let sight = SIGHTS.iter().find(|sight| sight.id == id).unwrap();
+        (sight.of)(facts, &Facts::default(), shares).1
+    }
+
+    #[test]
+    fn limit_or_a_filter_is_ones_own_and_their_absence_the_hosts() {
+        let free = Facts { seccomp: Some(0), ..Facts::default() };
+        let mut bound = Facts { seccomp: Some(2), ..Facts::default() };
+        bound.limits.pids_max = Some("512".into());
+        for id in ["cgroup", "seccomp"] {
+            assert_eq!(verdict(id, &free, true), Shared, "{id}");
+            assert_eq!(verdict(id, &bound, true), Own, "{id}");
+            assert_eq!(verdict(id, &free, false), Own, "{id}");
+        }
+    }
 }
