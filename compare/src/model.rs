@@ -458,6 +458,11 @@ impl Row {
         self.cells.iter().find(|cell| cell.way == way).map(|cell| &cell.outcome)
     }
 
+    /// Whether there's such a thing for any way.
+    pub fn applies(&self) -> bool {
+        self.cells.iter().any(|cell| !matches!(cell.outcome, Outcome::NotApplicable { .. }))
+    }
+
     /// The numbers of a way, if there are some.
     pub fn figure(&self, way: WayId) -> Option<&Figure> {
         match self.cell(way)? {

@@ -10,7 +10,7 @@ use self::cells::Columns;
 use self::style::Style;
 use super::quantity::{counted, quantity};
 use super::text::{ascii, cut, pad, visible, wrap};
-use crate::model::{Curve, Host, Outcome, Report, Row, Unit, Workload};
+use crate::model::{Curve, Host, Report, Row, Unit, Workload};
 
 /// Narrower, nothing can be read; wider, nothing gets better.
 const WIDTHS: std::ops::RangeInclusive<usize> = 60..=120;
@@ -173,11 +173,11 @@ impl Table<'_> {
         let report = self.report;
         for workload in Workload::ALL {
             let of_workload = report.rows.iter().filter(|row| row.workload == workload);
-            let (telling, empty): (Vec<&Row>, Vec<&Row>) =
-                of_workload.partition(|row| says_something(row));
+            let (applicable, others): (Vec<&Row>, Vec<&Row>) =
+                of_workload.partition(|row| row.applies());
             // A server's first byte, say, is no way's. Where all rows are like that, they're shown
             // to have been looked for.
-            let rows = if telling.is_empty() { empty } else { telling };
+            let rows = if applicable.is_empty() { others } else { applicable };
             if rows.is_empty() {
                 continue;
             }
@@ -235,11 +235,6 @@ impl Table<'_> {
         let command: Vec<_> = report.command_line.iter().map(|word| visible(word)).collect();
         self.paragraph(&format!("Again: {}", command.join(" ")), 2);
     }
-}
-
-/// Whether there's such a thing for any way.
-fn says_something(row: &Row) -> bool {
-    row.cells.iter().any(|cell| !matches!(cell.outcome, Outcome::NotApplicable { .. }))
 }
 
 /// The host in few words.

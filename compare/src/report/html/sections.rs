@@ -52,14 +52,14 @@ pub(super) fn race(report: &Report) -> Markup {
     }
 }
 
-/// A chart for each row that has numbers.
+/// A chart for each row that could have numbers.
 pub(super) fn measurements(report: &Report) -> Markup {
     let ways = ways(report);
     let groups = Workload::ALL.map(|workload| {
         let rows: Vec<&Row> = report.rows.iter().filter(|row| row.workload == workload).collect();
         (workload, rows)
     });
-    let charted = |row: &&&Row| row.unit != Unit::Text;
+    let charted = |row: &&&Row| row.unit != Unit::Text && row.applies();
     let mut number = 0;
     html! {
         section id="measurements" aria-labelledby="measurements-heading" {

@@ -1,4 +1,5 @@
 use super::*;
+use crate::model::Outcome;
 use crate::testing;
 
 /// The page's own hashes, and what they should be of.
@@ -16,6 +17,21 @@ fn page_asks_for_nothing_from_anywhere() {
         let at = no_names.find(address);
         assert_eq!(at, None, "{address}: {:?}", at.map(|at| &no_names[at..(at + 80)]));
     }
+}
+
+#[test]
+fn row_that_no_way_has_is_in_the_list_of_all_and_has_no_chart() {
+    let mut report = testing::nginx();
+    let row = report.rows.iter_mut().find(|row| row.id == "start.first-byte").unwrap();
+    row.title = "PROBED".to_owned();
+    let places = |report: &Report| page(report).matches("PROBED").count();
+    let with = places(&report);
+    let row = report.rows.iter_mut().find(|row| row.title == "PROBED").unwrap();
+    for cell in &mut row.cells {
+        cell.outcome = Outcome::NotApplicable { reason: "it's a server".to_owned() };
+    }
+    assert!((1..with).contains(&places(&report)), "{} of {with}", places(&report));
+    assert!(page(&report).contains("it&#39;s a server") || page(&report).contains("it's a server"));
 }
 
 #[test]
