@@ -9,6 +9,7 @@ pub mod guest_io;
 pub mod heap;
 pub mod inherited;
 pub mod memory;
+pub mod perf;
 pub mod populated;
 pub mod signal;
 pub mod tap;

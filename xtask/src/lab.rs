@@ -6,9 +6,10 @@
 //! the host's root: nothing that it writes reaches the host, except to [`RESULTS_DIR`].
 //!
 //! The parts: [`spec`] says what to run and what boots, [`script`] writes the command's script,
-//! [`machine`] is QEMU, `init` and `stage2` are the scripts inside, [`supervise`] and [`relay`]
+//! [`injections`] mends in there what QEMU gets wrong, [`machine`] is QEMU, `init` and `stage2` are the scripts inside, [`supervise`] and [`relay`]
 //! connect the command to our streams or terminal until it ends.
 
+mod injections;
 mod machine;
 mod relay;
 mod script;
@@ -20,6 +21,7 @@ use std::path::PathBuf;
 use std::process::ExitCode;
 use std::time::Duration;
 
+pub(crate) use self::injections::{Args as InjectionArgs, run as run_injections};
 pub(crate) use self::spec::{Console, Outcome, Spec};
 use crate::{images, terminal};
 

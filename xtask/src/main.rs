@@ -38,6 +38,9 @@ enum Task {
     Setup(packages::Args),
     /// Run a command in an emulated machine in which KVM can run Linux.
     Lab(lab::Args),
+    /// The part of the lab that works around an error of its emulator.
+    #[command(hide = true)]
+    LabInjections(lab::InjectionArgs),
     /// Build the lean guest kernel, unless it is cached, and print its path.
     Kernel(kernel::Args),
     /// Check formatting, lints and unit tests, then boot guests and test them.
@@ -69,6 +72,7 @@ fn run(task: Task) -> anyhow::Result<ExitCode> {
         Task::DemoBoot(args) => demo::run_boot(&args)?,
         Task::Setup(args) => packages::run(&args)?,
         Task::Lab(args) => return Ok(lab::run(args)),
+        Task::LabInjections(args) => lab::run_injections(&args)?,
         Task::Kernel(args) => {
             packages::install(&[Purpose::Kernel], Consent::Ask)?;
             kernel::run(&args)?;

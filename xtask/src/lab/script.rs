@@ -4,7 +4,7 @@ use std::env;
 
 use anyhow::{Context, Result};
 
-use super::{RESULTS_DIR, Spec};
+use super::{EXIT_LAB_FAILED, RESULTS_DIR, Spec};
 use crate::dirs;
 use crate::process::shell_quote;
 
@@ -38,7 +38,9 @@ pub(super) fn command_script(spec: &Spec) -> Result<String> {
         Some(cwd) => cwd.clone(),
         None => env::current_dir().context("cannot find the current directory")?,
     };
-    let mut script = String::new();
+    let this = env::current_exe().context("cannot find this program's own path")?;
+    let this = shell_quote(&this.to_string_lossy());
+    let mut script = format!("{this} lab-injections || exit {EXIT_LAB_FAILED}\n");
     for (name, value) in passed_env().chain(spec.env.iter().cloned()) {
         script += &format!("export {name}={}\n", shell_quote(&value));
     }
