@@ -5,6 +5,7 @@ use std::fs;
 use std::path::Path;
 
 use crate::model::Host;
+use crate::report::quantity::counted;
 
 /// Set to `instructions` by whoever runs us on a machine whose clock counts those.
 const CLOCK: &str = "VMCTL_HOST_CLOCK";
@@ -64,8 +65,9 @@ impl Host {
         }
         if self.load > f64::from(self.cpus) / 2.0 {
             notes.push(format!(
-                "The host was busy when it began: a load of {:.1} on {} CPUs.",
-                self.load, self.cpus
+                "The host was busy when it began: a load of {:.1} on {}.",
+                self.load,
+                counted(self.cpus, "CPU")
             ));
         }
         if let Some(governor) = self.cpu_governor.as_deref()

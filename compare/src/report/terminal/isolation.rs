@@ -2,7 +2,7 @@
 
 use super::Table;
 use super::style::Style;
-use crate::model::{Aspect, Observation, Verdict, WayId};
+use crate::model::{Aspect, Observation, Verdict, WayId, Workload};
 use crate::report::text::{pad, visible, wrap_to};
 
 impl Table<'_> {
@@ -12,7 +12,10 @@ impl Table<'_> {
         if report.isolation.is_empty() {
             return;
         }
-        self.group("isolation");
+        // What was measured of it stands right above.
+        if !report.rows.iter().any(|row| row.workload == Workload::Isolation) {
+            self.group(Workload::Isolation.name());
+        }
         for aspect in &report.isolation {
             self.aspect(aspect);
         }

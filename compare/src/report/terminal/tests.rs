@@ -52,6 +52,19 @@ fn row_that_no_way_has_is_left_out_unless_there_is_no_other() {
 }
 
 #[test]
+fn isolation_is_one_part_whatever_of_it_was_measured() {
+    let mut report = testing::nginx();
+    assert!(!report.isolation.is_empty());
+    for measured in [true, false] {
+        report.rows.retain(|row| measured || row.workload != Workload::Isolation);
+        assert_eq!(drawn(&report, 80).matches("── isolation").count(), 1, "{measured}");
+    }
+    report.rows = testing::nginx().rows.into_iter().take(1).collect();
+    report.rows[0].workload = Workload::Isolation;
+    assert_eq!(drawn(&report, 80).matches("── isolation").count(), 1);
+}
+
+#[test]
 fn bars_are_proportional_within_the_row() {
     let mut report = testing::nginx();
     let row = report.rows.iter_mut().find(|row| row.id == "cpu.loop").unwrap();

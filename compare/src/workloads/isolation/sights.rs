@@ -4,6 +4,7 @@ use compare_probe::results::{Facts, Text};
 
 use super::attempts::plain;
 use crate::model::Verdict::{self, Own, Refused, Shared};
+use crate::report::quantity::counted;
 
 /// Something that's seen.
 pub(super) struct Sight {
@@ -101,9 +102,9 @@ pub(super) const SIGHTS: &[Sight] = &[
                     .map(|bytes| format!("memory {} MiB", bytes >> 20)),
                 limit("pids", &limits.pids_max),
                 Some(format!(
-                    "sees {} MiB, {} CPUs",
+                    "sees {} MiB, {}",
                     facts.memory_total_bytes >> 20,
-                    facts.cpus_online
+                    counted(facts.cpus_online, "CPU")
                 )),
             ]
             .into_iter()
