@@ -28,6 +28,9 @@ const ENV_NAMES: &[&str] = &[
 ];
 const ENV_PREFIXES: &[&str] = &["LC_", "VMCTL_", "VMM_"];
 
+/// This program in the run's directory.
+pub(super) const HELPER: &str = "xtask";
+
 /// Writes the shell script that runs the command with its environment and directory.
 ///
 /// # Errors
@@ -38,9 +41,7 @@ pub(super) fn command_script(spec: &Spec) -> Result<String> {
         Some(cwd) => cwd.clone(),
         None => env::current_dir().context("cannot find the current directory")?,
     };
-    let this = env::current_exe().context("cannot find this program's own path")?;
-    let this = shell_quote(&this.to_string_lossy());
-    let mut script = format!("{this} lab-injections || exit {EXIT_LAB_FAILED}\n");
+    let mut script = format!("\"$LAB_DIR/{HELPER}\" lab-injections || exit {EXIT_LAB_FAILED}\n");
     for (name, value) in passed_env().chain(spec.env.iter().cloned()) {
         script += &format!("export {name}={}\n", shell_quote(&value));
     }

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 
 use super::machine::{Files, Machine};
-use super::script::command_script;
+use super::script::{HELPER, command_script};
 use super::supervise::supervise;
 use crate::debian_kernel::{DebianKernel, Source};
 use crate::initramfs::Recipe;
@@ -125,6 +125,10 @@ impl Spec {
         let script = run_dir.path().join("command");
         fs::write(&script, command_script(&spec)?)
             .with_context(|| format!("cannot write {}", script.display()))?;
+
+        // This program, which has a part in there: building may have replaced its own file since.
+        fs::copy("/proc/self/exe", run_dir.path().join(HELPER))
+            .context("cannot copy this program")?;
 
         let files = Files { run_dir: run_dir.path(), initramfs: &initramfs, kernel: &kernel };
         let is_terminal = matches!(console, Console::Terminal);
