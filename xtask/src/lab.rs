@@ -6,8 +6,9 @@
 //! the host's root: nothing that it writes reaches the host, except to [`RESULTS_DIR`].
 //!
 //! The parts: [`spec`] says what to run and what boots, [`script`] writes the command's script,
-//! [`injections`] mends in there what QEMU gets wrong, [`machine`] is QEMU, `init` and `stage2` are the scripts inside, [`supervise`] and [`relay`]
-//! connect the command to our streams or terminal until it ends.
+//! [`machine`] is QEMU, `init` and `stage2` are the scripts inside, [`injections`] keeps an error of
+//! QEMU's from the guests, [`supervise`] and [`relay`] connect the command to our streams or terminal
+//! until it ends.
 
 mod injections;
 mod machine;
