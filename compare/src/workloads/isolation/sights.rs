@@ -3,7 +3,7 @@
 use compare_probe::results::{Facts, Text};
 
 use super::attempts::plain;
-use crate::model::Verdict::{self, Own, Refused, Shared};
+use crate::model::Verdict::{self, Own, Refused, Shared, Unclear};
 use crate::report::quantity::counted;
 
 /// Something that's seen.
@@ -128,8 +128,12 @@ pub(super) const SIGHTS: &[Sight] = &[
                  VM's kernel protects itself only",
         of_host: |host| seccomp(host),
         of: |facts, _, shares| {
-            let none = facts.seccomp.is_none_or(|mode| mode == 0);
-            (seccomp(facts), if shares && none { Shared } else { Own })
+            let verdict = match facts.seccomp {
+                None => Unclear,
+                Some(0) => of_kernel(shares),
+                Some(_) => Own,
+            };
+            (seccomp(facts), verdict)
         },
     },
 ];
@@ -213,5 +217,6 @@ mod tests {
             assert_eq!(verdict(id, &bound, true), Own, "{id}");
             assert_eq!(verdict(id, &free, false), Own, "{id}");
         }
+        assert_eq!(verdict("seccomp", &Facts::default(), true), Unclear);
     }
 }
