@@ -54,7 +54,8 @@ fn vm_is_found_by_name_and_by_the_beginning_of_its_identifier() {
     for reference in ["a", &id, &id[..11]] {
         assert_eq!(registry.find(reference).unwrap().record.id, id, "{reference}");
     }
-    let error = registry.find("b").unwrap_err();
+    // Not a hexadecimal digit: no identifier begins with it.
+    let error = registry.find("z").unwrap_err();
     assert_eq!(error.hint().unwrap(), "running ones: a");
     assert!(registry.find("").is_err());
     drop(first);
