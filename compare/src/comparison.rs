@@ -68,6 +68,7 @@ pub struct Comparison {
     image: ImageSummary,
     host: Host,
     command_line: Vec<String>,
+    notes: Vec<String>,
 }
 
 impl Comparison {
@@ -95,6 +96,7 @@ impl Comparison {
             (None, false) => None,
         };
         let mut chosen = Chosen::default();
+        let mut notes = Vec::new();
         for id in WayId::ALL.into_iter().filter(|id| options.ways.contains(id)) {
             let runner: Result<Arc<dyn Runner>, WayError> = match id {
                 WayId::Container => {
@@ -112,6 +114,7 @@ impl Comparison {
                         chosen.sizes.disk.push((id, bytes));
                         chosen.sizes.file_systems.push((id, text));
                     }
+                    notes.extend(containers.as_ref().ok().and_then(Containers::note));
                     containers.map(|runner| Arc::new(runner) as _)
                 }
                 WayId::MicrovmCold => Ok(Arc::new(MicroVms::new(Arc::clone(&subject), false))),
@@ -134,7 +137,7 @@ impl Comparison {
             attempt: if host.emulated { EMULATED_ATTEMPT } else { ATTEMPT },
         };
         let command_line = options.command_line;
-        Ok(Self { subject, runners, ways, plan, sizes, image, host, command_line })
+        Ok(Self { subject, runners, ways, plan, sizes, image, host, command_line, notes })
     }
 
     /// The ways that can be gone.
@@ -176,6 +179,7 @@ impl Comparison {
         if let Some(problem) = self.subject.meter_problem() {
             all_notes.push(format!("CPU time and memory can't be counted: {problem}."));
         }
+        all_notes.extend(self.notes.iter().cloned());
         all_notes.extend(notes);
         Report {
             format: FORMAT.to_owned(),
@@ -234,7 +238,7 @@ fn full_vm(
     })?;
     let full = FullVms::new(Arc::clone(subject), kernel, disk)?;
     sizes.disk.push((WayId::FullVm, full.disk_bytes()?));
-    let text = "a disk of its own, with a file system for everything".to_owned();
+    let text = "a disk of its own: one file system, in a qcow2 overlay".to_owned();
     sizes.file_systems.push((WayId::FullVm, text));
     Ok(Arc::new(full))
 }

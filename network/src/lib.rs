@@ -31,4 +31,4 @@ pub use ports::HostPorts;
 pub use record::{
     Attachment, DEFAULT_NETWORK, Endpoint, Network, NetworkSpec, Protocol, PublishedPort,
 };
-pub use subnet::mac_of;
+pub use subnet::{mac_of, mac_text};

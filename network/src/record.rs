@@ -158,6 +158,6 @@ impl Endpoint {
     /// The guest's Ethernet address as text.
     #[must_use]
     pub fn mac_text(&self) -> String {
-        self.mac.map(|byte| format!("{byte:02x}")).join(":")
+        crate::mac_text(self.mac)
     }
 }

@@ -9,6 +9,7 @@ use runtime::Resolved;
 use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use serde_json::{Value, json};
 
+use super::seccomp::Profile;
 use super::{PROBE_PATH, WayError};
 
 /// Docker's default capabilities.
@@ -112,7 +113,9 @@ pub(crate) struct Bundle<'a> {
     pub(crate) network: Option<&'a Path>,
     /// The program of our own.
     pub(crate) probe: Option<&'a Path>,
-    /// Whether it has all capabilities, and nothing hidden.
+    /// The system call filter.
+    pub(crate) profile: Option<&'a Profile>,
+    /// Whether it has all capabilities, nothing hidden, and no filter.
     pub(crate) privileged: bool,
     pub(crate) cpus: u32,
     pub(crate) memory_mib: u32,
@@ -152,12 +155,14 @@ impl Bundle<'_> {
                 "pids": {"limit": PIDS_LIMIT},
             },
         });
+        let capabilities: &[_] = if self.privileged { &ALL_CAPABILITIES } else { &CAPABILITIES };
         if !self.privileged {
             linux["maskedPaths"] = json!(MASKED);
             linux["readonlyPaths"] = json!(READ_ONLY);
+            if let Some(profile) = self.profile {
+                linux["seccomp"] = profile.for_capabilities(capabilities);
+            }
         }
-        let capabilities: Vec<_> =
-            if self.privileged { ALL_CAPABILITIES.to_vec() } else { CAPABILITIES.to_vec() };
         if let Some(cgroup) = &self.cgroup {
             linux["cgroupsPath"] = json!(cgroup);
         }
@@ -320,6 +325,8 @@ mod tests {
             working_dir: "/".to_owned(),
             ..Resolved::default()
         };
+        let profile = r#"{ "defaultAction": "SCMP_ACT_ERRNO", "syscalls": [] }"#;
+        let profile = serde_json::from_str(profile).unwrap();
         let bundle = Bundle {
             root: image.path(),
             resolved: &resolved,
@@ -327,6 +334,7 @@ mod tests {
             cgroup: Some("/a/b".to_owned()),
             network: Some(Path::new("/run/netns/x")),
             probe: None,
+            profile: Some(&profile),
             privileged: false,
             cpus: 2,
             memory_mib: 64,
@@ -340,8 +348,9 @@ mod tests {
         assert!(namespaces.contains(&json!({"type": "network", "path": "/run/netns/x"})));
         assert!(!config.to_string().contains(PROBE_PATH));
         assert!(config["linux"]["readonlyPaths"].is_array());
+        assert_eq!(config["linux"]["seccomp"]["defaultAction"], "SCMP_ACT_ERRNO");
         let all = Bundle { privileged: true, ..bundle }.config().unwrap();
-        assert!(all["linux"]["readonlyPaths"].is_null());
+        assert!(all["linux"]["readonlyPaths"].is_null() && all["linux"]["seccomp"].is_null());
         let effective = all["process"]["capabilities"]["effective"].as_array().unwrap();
         assert!(effective.contains(&json!("CAP_SYS_TIME")));
     }

@@ -13,10 +13,11 @@ use rustix::fs::{Mode, OFlags, ResolveFlags, openat2};
 use super::bundle::{Bundle, DEFAULT_PATH};
 use super::docker::{Docker, Lease};
 use super::meter::Metered;
-use super::netns::{ContainerNetworks, Namespace};
+use super::networks::Namespace;
 use super::process::{run, run_ok, system};
 use super::runtimes::{EngineRun, Runtime};
 use super::scratch::{Overlay, mount_layers};
+use super::seccomp::{PROFILES, Profile};
 use super::spawned::{Spawned, spawned_methods};
 use super::subject::{Subject, at};
 use super::{Instance, NAME_PREFIX, Output, Runner, Spec, WayError};
@@ -31,12 +32,11 @@ const STOP_PATIENCE: Duration = Duration::from_secs(10);
 /// Runs containers.
 #[derive(Debug)]
 pub struct Containers {
-    // Taken back before the directory that its records are in.
-    networks: Arc<ContainerNetworks>,
     subject: Arc<Subject>,
     runtime: Runtime,
     version: String,
     layers: Vec<PathBuf>,
+    profile: Option<Profile>,
 }
 
 impl Containers {
@@ -60,8 +60,13 @@ impl Containers {
             .map_err(|error| WayError::Unavailable(error.to_string()))?;
         // The first one is the merged metadata, which a VM's disk begins with.
         let layers = mount_layers(&subject.scratch, files.files.get(1..).unwrap_or_default())?;
-        let networks = Arc::new(ContainerNetworks::open(subject.scratch.path())?);
-        Ok(Self { subject, runtime, version, layers, networks })
+        subject.networks()?;
+        let profile = match &runtime {
+            Runtime::Oci(_) => Profile::of_host()?,
+            // They bring theirs.
+            Runtime::Podman(_) | Runtime::Docker(_) => None,
+        };
+        Ok(Self { subject, runtime, version, layers, profile })
     }
 }
 
@@ -73,6 +78,18 @@ impl Containers {
             Runtime::Oci(_) | Runtime::Podman(_) => None,
             Runtime::Docker(docker) => Some(docker.root()),
         }
+    }
+
+    /// What a reader should know of the containers.
+    pub fn note(&self) -> Option<String> {
+        let bare = matches!(self.runtime, Runtime::Oci(_)) && self.profile.is_none();
+        bare.then(|| {
+            format!(
+                "Containers have no system call filter, as they'd have by Docker or podman: there's \
+                 no {} on this host.",
+                PROFILES.join(" and no ")
+            )
+        })
     }
 
     /// Sees that the image has the command.
@@ -191,7 +208,8 @@ impl Containers {
     fn ground(&self, spec: &Spec) -> Result<(PathBuf, Overlay, Option<Namespace>), WayError> {
         let dir = self.subject.scratch.path().join(&spec.name);
         let overlay = Overlay::mount(&dir, &self.layers)?;
-        let namespace = spec.network.then(|| self.networks.connect(&spec.name)).transpose()?;
+        let connect = || self.subject.networks()?.connect(&spec.name);
+        let namespace = spec.network.then(connect).transpose()?;
         Ok((dir, overlay, namespace))
     }
 
@@ -206,6 +224,7 @@ impl Containers {
             cgroup: metered.path_for("container"),
             network: network.as_deref(),
             probe: spec.probe.then_some(self.subject.probe.as_path()),
+            profile: self.profile.as_ref(),
             privileged: spec.privileged,
             cpus: self.subject.cpus,
             memory_mib: self.subject.memory_mib,

@@ -129,7 +129,7 @@ pub(super) struct Lease {
 impl Lease {
     /// The flags of `docker create` for it.
     pub(super) fn flags(&self) -> [String; 3] {
-        let mac = network::mac_of(self.address).map(|byte| format!("{byte:02x}")).join(":");
+        let mac = network::mac_text(network::mac_of(self.address));
         [
             format!("--network={NAME}"),
             format!("--ip={}", self.address),

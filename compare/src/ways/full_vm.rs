@@ -1,7 +1,7 @@
 //! A full VM: a distribution's disk, booted with its init system up to the login prompt.
 
 use std::io::Read;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::fd::AsFd;
 use std::os::unix::net::UnixStream;
 use std::path::PathBuf;
@@ -11,12 +11,15 @@ use std::time::{Duration, Instant};
 
 use api::event::Event;
 use compare_probe::remote::{self, MAX_REPLY_BYTES, Reply};
+use devices::disk::{self, BackingFile, Disk, DiskBackend, DiskOptions};
 use rustix::process::{Pid, Signal, kill_process};
+use serde_json::json;
 
 use super::microvm::{monotonic_ns, step};
+use super::networks::Tap;
 use super::process::{system, wait_for};
 use super::spawned::{Spawned, spawned_methods};
-use super::subject::Subject;
+use super::subject::{Subject, at};
 use super::{Instance, Output, PROBE_PATH, Runner, Spec, WayError};
 use crate::interrupt::Interrupt;
 use crate::model::{Step, WayId};
@@ -24,17 +27,11 @@ use crate::model::{Step, WayId};
 /// How long it may take to boot, and to shut down.
 const PATIENCE: Duration = Duration::from_secs(900);
 
-/// The kernel's command line: the first disk's file system, read-only, as a `live` system.
+/// The kernel's command line: the first disk is a file system, the root.
 const CMDLINE: &str =
-    "console=ttyS0 reboot=k panic=-1 root=/dev/vda ro quiet systemd.show_status=true";
+    "console=ttyS0 reboot=k panic=-1 root=/dev/vda rw quiet systemd.show_status=true";
 
-/// What stands before the disk's init where the program of our own is needed: it answers by vsock.
-/// The kernel's command line has double quotes only, and `--` before what init gets.
-const PROBE_INIT: &str = "init=/bin/sh -- -c \"mount -t virtiofs shares /mnt && \
-                          /mnt/probe vsock-server --port 1024 </dev/null >/dev/null 2>&1 & \
-                          exec /sbin/init\"";
-
-/// The port in there.
+/// The vsock port at which the program of our own answers in there.
 const PORT: u32 = 1024;
 
 /// The guest's context identifier: each VM has a device of its own.
@@ -51,14 +48,16 @@ pub const LOGIN_MARK: &str = "login:";
 pub struct FullVms {
     subject: Arc<Subject>,
     kernel: PathBuf,
-    disk: PathBuf,
+    disk: BackingFile,
+    disk_len: u64,
 }
 
 impl FullVms {
-    /// Boots this disk's file system with this kernel.
+    /// Boots this disk's file system with this kernel. The disk is only read: each VM writes to an
+    /// overlay of its own, as clones of a VM do.
     ///
     /// # Errors
-    /// There are no such files.
+    /// There are no such files, or the disk can't be opened.
     pub fn new(subject: Arc<Subject>, kernel: PathBuf, disk: PathBuf) -> Result<Self, WayError> {
         for (what, path) in [("kernel", &kernel), ("disk", &disk)] {
             if !path.is_file() {
@@ -68,7 +67,12 @@ impl FullVms {
                 )));
             }
         }
-        Ok(Self { subject, kernel, disk })
+        let options = DiskOptions { read_only: true, ..DiskOptions::new(disk) };
+        let disk =
+            Disk::open(&options).map_err(|error| WayError::Unavailable(error.to_string()))?;
+        let (format, disk_len) = (disk.format(), disk.len_bytes());
+        let disk = BackingFile { path: options.path, format };
+        Ok(Self { subject, kernel, disk, disk_len })
     }
 
     /// Bytes of the disk that are allocated on the host.
@@ -77,9 +81,67 @@ impl FullVms {
     /// The file is gone.
     pub fn disk_bytes(&self) -> Result<u64, WayError> {
         use std::os::unix::fs::MetadataExt;
-        let metadata = self.disk.metadata();
-        let metadata = metadata.map_err(system(format!("read {}", self.disk.display())))?;
+        let path = &self.disk.path;
+        let metadata = path.metadata().map_err(system(format!("read {}", path.display())))?;
         Ok(metadata.blocks() * 512)
+    }
+
+    /// Makes a disk that an instance can write to, and the file that tells `vmctl boot` of it.
+    fn disk_of(&self, name: &str) -> Result<Files, WayError> {
+        let dir = self.subject.scratch.path();
+        let mut files = Files::default();
+        let path = files.add(dir.join(format!("{name}.qcow2")));
+        disk::create_overlay(&path, self.disk_len, &self.disk)
+            .map_err(system(format!("create {}", path.display())))?;
+        let text = json!({ "drives": [{
+            "drive_id": "disk",
+            "path_on_host": path,
+            "format": "qcow2",
+            "backing": [
+                { "path_on_host": self.disk.path, "format": self.disk.format.to_string() },
+            ],
+            "is_root_device": false,
+        }] });
+        let config = files.add(dir.join(format!("{name}.json")));
+        std::fs::write(&config, text.to_string())
+            .map_err(system(format!("write {}", config.display())))?;
+        Ok(files)
+    }
+}
+
+/// What stands before the disk's init where the program of our own is needed: it answers by vsock,
+/// and serves if it's to. The kernel's command line has double quotes only, and `--` before what
+/// init gets.
+fn probe_init(server: &[String]) -> String {
+    let mut script = "mount -t virtiofs shares /mnt; ".to_owned();
+    let port = PORT.to_string();
+    let mut run = |words: &[&str]| {
+        script += &format!("/mnt/probe {} </dev/null >/dev/null 2>&1 & ", words.join(" "));
+    };
+    run(&["vsock-server", "--port", &port]);
+    if !server.is_empty() {
+        run(&server.iter().map(String::as_str).collect::<Vec<_>>());
+    }
+    format!("init=/bin/sh -- -c \"{script}exec /sbin/init\"")
+}
+
+/// An instance's files, which go with it.
+#[derive(Debug, Default)]
+struct Files(Vec<PathBuf>);
+
+impl Files {
+    /// One that's going to be made.
+    fn add(&mut self, path: PathBuf) -> PathBuf {
+        self.0.push(path.clone());
+        path
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        for path in &self.0 {
+            let _ = std::fs::remove_file(path);
+        }
     }
 }
 
@@ -91,7 +153,7 @@ impl Runner for FullVms {
     fn detail(&self) -> String {
         let name =
             |path: &PathBuf| path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-        format!("vmctl boot, {}, {} with systemd", name(&self.kernel), name(&self.disk))
+        format!("vmctl boot, {}, {} with systemd", name(&self.kernel), name(&self.disk.path))
     }
 
     fn start(&self, spec: &Spec) -> Result<Box<dyn Instance>, WayError> {
@@ -99,21 +161,29 @@ impl Runner for FullVms {
         let started_ns = monotonic_ns();
         let started = Instant::now();
         let metered = self.subject.meter.instance(&spec.name)?;
-        let timeline = self.subject.scratch.path().join(format!("{}.timeline", spec.name));
+        let dir = self.subject.scratch.path();
+        let mut files = self.disk_of(&spec.name)?;
+        let timeline = files.add(dir.join(format!("{}.timeline", spec.name)));
         let mut command = Command::new(&self.subject.vmctl);
         command.arg("boot").arg("--kernel").arg(&self.kernel);
-        // A comma in a path would begin an option.
-        let disk = self.disk.to_string_lossy().replace(',', ",,");
-        command.args(["--disk", &format!("{disk},ro"), "--console", "stdio", "--rng"]);
+        command.arg("--config").arg(dir.join(format!("{}.json", spec.name)));
+        command.args(["--console", "stdio", "--rng"]);
         command.arg(format!("--cpus={}", self.subject.cpus));
         command.arg(format!("--memory={}M", self.subject.memory_mib));
         let mut cmdline = CMDLINE.to_owned();
+        let connect = || self.subject.networks()?.tap(&spec.name);
+        let tap = spec.network.then(connect).transpose()?;
+        if let Some(tap) = &tap {
+            command.args(["--net", &tap.net_option()]);
+            cmdline = format!("{cmdline} {}", tap.kernel_parameter());
+        }
         let mut socket = None;
         if spec.probe {
-            let path = self.subject.scratch.path().join(format!("{}.vsock", spec.name));
+            let path = files.add(dir.join(format!("{}.vsock", spec.name)));
             command.arg(format!("--vsock=cid={CID},path={}", path.display()));
             command.arg(format!("--share=probe={}:ro", self.subject.probe.display()));
-            cmdline = format!("{CMDLINE} {PROBE_INIT}");
+            let server: &[String] = if spec.network { &spec.command } else { &[] };
+            cmdline = format!("{cmdline} {}", probe_init(server));
             socket = Some(path);
         }
         command.args(["--cmdline", &cmdline, "--timeline"]).arg(&timeline);
@@ -123,7 +193,9 @@ impl Runner for FullVms {
             spawned: Spawned::start(command, metered, started, interrupt, PATIENCE)?,
             timeline,
             socket,
+            tap,
             interrupt: interrupt.clone(),
+            _files: files,
         }))
     }
 }
@@ -134,7 +206,9 @@ struct FullVm {
     timeline: PathBuf,
     /// Where the program of our own answers, if it's in there.
     socket: Option<PathBuf>,
+    tap: Option<Tap>,
     interrupt: Interrupt,
+    _files: Files,
 }
 
 impl FullVm {
@@ -164,8 +238,10 @@ impl FullVm {
 impl Instance for FullVm {
     spawned_methods!();
 
-    fn address(&mut self, _port: u16) -> Result<SocketAddr, WayError> {
-        Err(WayError::Unavailable("it has no network".to_owned()))
+    fn address(&mut self, port: u16) -> Result<SocketAddr, WayError> {
+        let tap = self.tap.as_ref();
+        let tap = tap.ok_or_else(|| WayError::Unavailable("it has no network".to_owned()))?;
+        Ok(at(IpAddr::V4(tap.address()), port))
     }
 
     fn steps(&mut self) -> Vec<Step> {
@@ -208,7 +284,7 @@ impl Instance for FullVm {
 
 impl Drop for FullVm {
     fn drop(&mut self) {
+        // Before its disk and its interface go.
         self.spawned.kill();
-        let _ = std::fs::remove_file(&self.timeline);
     }
 }

@@ -6,10 +6,11 @@ mod docker;
 mod full_vm;
 mod meter;
 mod microvm;
-mod netns;
+mod networks;
 mod process;
 mod runtimes;
 mod scratch;
+mod seccomp;
 mod spawned;
 mod subject;
 

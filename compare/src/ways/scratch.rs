@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use rustix::mount::{MountFlags, UnmountFlags, mount, unmount};
 
 use super::process::{run_ok, system};
-use super::{WayError, netns};
+use super::{WayError, networks};
 
 /// How long `mount` may take.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -48,7 +48,7 @@ impl Scratch {
         }
         let path = dir.join("work");
         let scratch = Self { path, _lock: lock };
-        netns::remove_leftovers(&scratch.path);
+        networks::remove_leftovers(&scratch.path);
         scratch.clear();
         fs::create_dir(&scratch.path)
             .map_err(system(format!("create {}", scratch.path.display())))?;

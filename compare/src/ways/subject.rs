@@ -12,6 +12,7 @@ use image::{Image, Images, NewImage};
 use runtime::{ContainerConfig, Engine, ListOptions, Resolved};
 
 use super::meter::Meter;
+use super::networks::InstanceNetworks;
 use super::process::system;
 use super::scratch::Scratch;
 use super::{NAME_PREFIX, PROBE_PATH, Spec, WayError};
@@ -37,6 +38,8 @@ pub struct Subject {
     pub cpus: u32,
     /// Memory of an instance, in MiB.
     pub memory_mib: u32,
+    // Taken back before the directory that its records are in.
+    networks: Mutex<Option<Arc<InstanceNetworks>>>,
     /// Mounts and files.
     pub scratch: Scratch,
     /// Told by Ctrl-C.
@@ -87,6 +90,7 @@ impl Subject {
             probe,
             cpus,
             memory_mib,
+            networks: Mutex::default(),
             scratch,
             interrupt,
             meter: Meter::new(),
@@ -115,6 +119,16 @@ impl Subject {
     /// Why CPU time and memory can't be counted, if so.
     pub fn meter_problem(&self) -> Option<&str> {
         self.meter.problem()
+    }
+
+    /// The network of containers and full VMs, which is made when it's needed first.
+    pub(crate) fn networks(&self) -> Result<Arc<InstanceNetworks>, WayError> {
+        let mut networks = self.networks.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(networks) = &*networks {
+            return Ok(Arc::clone(networks));
+        }
+        let opened = Arc::new(InstanceNetworks::open(self.scratch.path())?);
+        Ok(Arc::clone(networks.insert(opened)))
     }
 
     /// What the image and a command come to, by the rules of `vmctl run`: for containers, too.
@@ -232,7 +246,7 @@ pub(crate) struct Neighbour {
 
 impl Neighbour {
     pub(crate) fn add(address: IpAddr, mac: [u8; 6], interface: &str) -> Result<Self, WayError> {
-        let mac = mac.map(|byte| format!("{byte:02x}")).join(":");
+        let mac = network::mac_text(mac);
         ip(&["neighbour", "replace", &address.to_string(), "lladdr", &mac, "dev", interface])?;
         Ok(Self { address, interface: interface.to_owned() })
     }

@@ -30,10 +30,6 @@ impl Session<'_> {
     pub(super) fn inside(&mut self, workload: Workload) {
         let mut ways: Vec<(Arc<dyn Runner>, Running)> = Vec::new();
         for runner in self.runners.iter().cloned() {
-            if workload == Workload::Disk && runner.id() == WayId::FullVm {
-                // Its disk can only be read: all full VMs share it.
-                continue;
-            }
             self.observer.progress(&format!("{}: {} starts", workload.name(), runner.id().title()));
             match self.idle(&*runner, false) {
                 Ok(running) => ways.push((runner, running)),

@@ -222,11 +222,6 @@ impl<'a> Session<'a> {
         }
         Ok(Running { instance })
     }
-
-    /// The ways whose servers can be reached from the host.
-    fn with_network(&self) -> Vec<Arc<dyn Runner>> {
-        self.runners.iter().filter(|runner| runner.id() != WayId::FullVm).cloned().collect()
-    }
 }
 
 /// Which round it is.

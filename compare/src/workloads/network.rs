@@ -5,7 +5,7 @@ use std::sync::Arc;
 use compare_probe::{http, network};
 
 use super::{Running, Session};
-use crate::model::Workload;
+use crate::model::{WayId, Workload};
 use crate::ways::{Runner, WayError};
 
 /// Where the program of our own listens.
@@ -21,7 +21,7 @@ impl Session<'_> {
     pub(super) fn net(&mut self) {
         let ways = self.serving(Workload::Net, |session, runner| {
             let words = ["net-server", "--port", &PORT.to_string()];
-            session.run_probe(runner, &words, true, false)
+            session.run_probe(runner, &words, true, false).map(Some)
         });
         let (trips, bytes) = (self.whole(ROUND_TRIPS), self.whole(BYTES));
         self.rounds(Workload::Net, ways, |session, runner, running, round| {
@@ -41,7 +41,16 @@ impl Session<'_> {
 
     pub(super) fn web(&mut self) {
         let port = self.plan.port.unwrap_or(PORT);
-        let ways = self.serving(Workload::Web, |session, runner| session.web_server(runner, port));
+        let ways = self.serving(Workload::Web, |session, runner| {
+            if runner.id() == WayId::FullVm && session.plan.port.is_some() {
+                let reason = "a full VM runs its own system, not the image's server";
+                for row in ["web.requests", "web.latency", "web.cpu"] {
+                    session.table.not_applicable(row, runner.id(), reason);
+                }
+                return Ok(None);
+            }
+            session.web_server(runner, port).map(Some)
+        });
         if self.plan.port.is_none() {
             self.note(
                 "The image has no server of its own: a small one of ours was asked.".to_owned(),
@@ -88,20 +97,20 @@ impl Session<'_> {
         Ok(Running { instance })
     }
 
-    /// Starts a server in each way.
+    /// Starts a server in each way that has one.
     fn serving(
         &mut self,
         workload: Workload,
-        mut start: impl FnMut(&mut Self, &dyn Runner) -> Result<Running, WayError>,
+        mut start: impl FnMut(&mut Self, &dyn Runner) -> Result<Option<Running>, WayError>,
     ) -> Vec<(Arc<dyn Runner>, Running)> {
         let mut ways = Vec::new();
-        for runner in self.with_network() {
+        for runner in self.runners.iter().cloned() {
             if self.is_interrupted() {
                 break;
             }
             self.observer.progress(&format!("{}: {} starts", workload.name(), runner.id().title()));
             match start(self, &*runner) {
-                Ok(running) => ways.push((runner, running)),
+                Ok(running) => ways.extend(running.map(|running| (runner, running))),
                 Err(WayError::Interrupted) => break,
                 Err(error) => self.table.fail(workload, runner.id(), &error),
             }

@@ -42,6 +42,10 @@ impl Session<'_> {
         for (way, bytes) in sizes.wire.iter().filter(|(way, _)| ours(way)) {
             self.table.add("image.wire", *way, *bytes as f64);
         }
+        if ours(&WayId::FullVm) {
+            let reason = "its disk doesn't come from a registry";
+            self.table.not_applicable("image.wire", WayId::FullVm, reason);
+        }
         for (way, text) in sizes.file_systems.iter().filter(|(way, _)| ours(way)) {
             self.table.say("filesystem", *way, text.clone());
         }

@@ -150,7 +150,7 @@ impl Place {
             Self::User { endpoint, .. } => vec![NetSpec {
                 iface_id: "eth0".to_owned(),
                 socket: Some(paths.run.join(PASST_SOCKET)),
-                guest_mac: Some(mac_text(endpoint.mac)),
+                guest_mac: Some(network::mac_text(endpoint.mac)),
                 mtu: Some(endpoint.mtu),
                 ..NetSpec::default()
             }],
@@ -183,7 +183,7 @@ impl Place {
                     gateways.push(endpoint.gateway6.into());
                 }
                 vec![Interface {
-                    mac: mac_text(endpoint.mac),
+                    mac: network::mac_text(endpoint.mac),
                     name: "eth0".to_owned(),
                     addresses: cidrs(&addresses),
                     routes: gateways.iter().filter_map(default_route).collect(),
@@ -214,7 +214,7 @@ impl Place {
                 vec![Endpoint {
                     network: crate::DEFAULT_NETWORK.to_owned(),
                     network_id: String::new(),
-                    mac: mac_text(endpoint.mac),
+                    mac: network::mac_text(endpoint.mac),
                     addresses: std::iter::once(ipv4).chain(ipv6).collect(),
                     gateways: vec![endpoint.gateway4.into()],
                     aliases: Vec::new(),
@@ -327,10 +327,6 @@ fn parse_mac(text: &str) -> Result<[u8; 6], RuntimeError> {
         })
         .collect();
     bytes.and_then(|bytes| bytes.try_into().ok()).ok_or_else(invalid)
-}
-
-fn mac_text(mac: [u8; 6]) -> String {
-    mac.map(|byte| format!("{byte:02x}")).join(":")
 }
 
 fn cidrs(addresses: &[(IpAddr, u8)]) -> Vec<Cidr> {

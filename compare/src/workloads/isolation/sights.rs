@@ -124,8 +124,8 @@ pub(super) const SIGHTS: &[Sight] = &[
     Sight {
         id: "seccomp",
         title: "system call filter",
-        method: "Seccomp inside: Docker and podman bring one, runc and crun by themselves don't; a \
-                 VM's kernel protects itself only",
+        method: "Seccomp inside: Docker and podman bring one, runc and crun get that of the host's \
+                 container tools, if it's there; a VM's kernel protects itself only",
         of_host: |host| seccomp(host),
         of: |facts, _, shares| {
             let verdict = match facts.seccomp {

@@ -133,7 +133,8 @@ pub(crate) struct HowArgs {
         value_parser = clap::value_parser!(u32).range(1..=1000))]
     pub(super) most: u32,
 
-    /// The disk that the full VM boots, raw or qcow2 [default: debian.img beside vmctl].
+    /// The disk that full VMs boot: an image, raw or qcow2, of one file system with an init system
+    /// [default: debian.img beside vmctl]. It isn't written to.
     #[arg(long, value_name = "FILE")]
     pub(super) full_vm_disk: Option<PathBuf>,
 

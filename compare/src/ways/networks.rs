@@ -1,7 +1,8 @@
-//! A container's network: a namespace, connected to a bridge as a VM's TAP is.
+//! The network of containers and full VMs: one bridge, to which a container's namespace is connected
+//! as a VM's TAP is.
 
 use std::fs;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -11,10 +12,10 @@ use super::process::system;
 use super::subject::{Neighbour, ip};
 use super::{NAME_PREFIX, WayError};
 
-/// The interface in the container.
+/// The interface in an instance.
 const INTERFACE: &str = "eth0";
 
-/// The containers' network, of addresses for tests between machines (RFC 2544).
+/// The network, of addresses for tests between machines (RFC 2544).
 const NETWORK: &str = "compare";
 const SUBNET: &str = "198.18.64.0/24";
 
@@ -24,15 +25,15 @@ const DIRECTORY: &str = "net";
 /// Where `ip netns` keeps namespaces.
 const NAMESPACES: &str = "/run/netns";
 
-/// Networks of containers. They aren't among those of `vmctl run`, which would take a container that
-/// isn't in its records off them.
+/// The network. It isn't among those of `vmctl run`, which would take an instance that isn't in its
+/// records off them.
 #[derive(Debug)]
-pub(crate) struct ContainerNetworks {
+pub(crate) struct InstanceNetworks {
     networks: Networks,
     dir: PathBuf,
 }
 
-impl ContainerNetworks {
+impl InstanceNetworks {
     pub(crate) fn open(scratch: &Path) -> Result<Self, WayError> {
         let dir = scratch.join(DIRECTORY);
         fs::create_dir_all(&dir).map_err(system(format!("create {}", dir.display())))?;
@@ -51,31 +52,39 @@ impl ContainerNetworks {
 
     /// Makes a namespace with an address.
     pub(crate) fn connect(self: &Arc<Self>, name: &str) -> Result<Namespace, WayError> {
-        let id: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
-        let attachment = Attachment {
-            network: NETWORK.to_owned(),
-            container: id.clone(),
-            ..Attachment::default()
-        };
-        let endpoint = self.networks.attach(&attachment).map_err(refused)?;
+        let place = self.place(name)?;
         // From here on dropping it takes everything back.
-        let mut namespace = Namespace {
-            networks: Arc::clone(self),
-            container: id,
-            name: format!("{NAME_PREFIX}{name}"),
-            address: IpAddr::V4(endpoint.ipv4),
-            neighbour: None,
-        };
-        let bridge = self.networks.get(NETWORK).map_err(refused)?.bridge;
+        let mut namespace = Namespace { name: format!("{NAME_PREFIX}{name}"), place };
+        let bridge = self.bridge()?;
         let inside = self.dir.join(format!("{name}.ip"));
         let outside = self.dir.join(format!("{name}-host.ip"));
-        write(&outside, &outside_script(&endpoint, &bridge, &namespace.name))?;
-        write(&inside, &inside_script(&endpoint))?;
+        let endpoint = &namespace.place.endpoint;
+        write(&outside, &outside_script(endpoint, &bridge, &namespace.name))?;
+        write(&inside, &inside_script(endpoint))?;
         ip(&["netns", "add", &namespace.name])?;
         ip(&["-batch", &outside.to_string_lossy()])?;
         ip(&["-netns", &namespace.name, "-batch", &inside.to_string_lossy()])?;
-        namespace.neighbour = Some(Neighbour::add(namespace.address, endpoint.mac, &bridge)?);
+        namespace.place.announce(&bridge)?;
         Ok(namespace)
+    }
+
+    /// Makes a TAP with an address for the guest behind it.
+    pub(crate) fn tap(self: &Arc<Self>, name: &str) -> Result<Tap, WayError> {
+        let mut place = self.place(name)?;
+        place.announce(&self.bridge()?)?;
+        Ok(Tap { place })
+    }
+
+    fn bridge(&self) -> Result<String, WayError> {
+        Ok(self.networks.get(NETWORK).map_err(refused)?.bridge)
+    }
+
+    fn place(self: &Arc<Self>, name: &str) -> Result<Place, WayError> {
+        let id: String = name.chars().filter(char::is_ascii_alphanumeric).collect();
+        let attachment =
+            Attachment { network: NETWORK.to_owned(), container: id, ..Attachment::default() };
+        let endpoint = self.networks.attach(&attachment).map_err(refused)?;
+        Ok(Place { networks: Arc::clone(self), endpoint: Box::new(endpoint), neighbour: None })
     }
 }
 
@@ -97,10 +106,10 @@ pub(crate) fn remove_leftovers(scratch: &Path) {
     }
 }
 
-impl Drop for ContainerNetworks {
+impl Drop for InstanceNetworks {
     fn drop(&mut self) {
         if let Err(error) = self.networks.tear_down() {
-            log::warn!("containers' networks can't be removed: {error}");
+            log::warn!("the instances' network can't be removed: {error}");
         }
     }
 }
@@ -116,7 +125,7 @@ fn outside_script(endpoint: &Endpoint, bridge: &str, namespace: &str) -> String 
 }
 
 fn inside_script(endpoint: &Endpoint) -> String {
-    let mac = endpoint.mac.map(|byte| format!("{byte:02x}")).join(":");
+    let mac = endpoint.mac_text();
     let mut script = format!(
         "link set dev lo up\n\
          link set dev {INTERFACE} address {mac} mtu {} up\n\
@@ -137,14 +146,37 @@ fn refused(error: NetworkError) -> WayError {
     WayError::Unavailable(error.to_string())
 }
 
+/// An instance's place on the network, given back when it's dropped.
+#[derive(Debug)]
+struct Place {
+    networks: Arc<InstanceNetworks>,
+    endpoint: Box<Endpoint>,
+    neighbour: Option<Neighbour>,
+}
+
+impl Place {
+    /// Tells the host's kernel who is here.
+    fn announce(&mut self, bridge: &str) -> Result<(), WayError> {
+        let address = IpAddr::V4(self.endpoint.ipv4);
+        self.neighbour = Some(Neighbour::add(address, self.endpoint.mac, bridge)?);
+        Ok(())
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        self.neighbour = None;
+        if let Err(error) = self.networks.networks.detach(&self.endpoint.container) {
+            log::warn!("{}: {error}", self.endpoint.container);
+        }
+    }
+}
+
 /// A network namespace, removed when it's dropped.
 #[derive(Debug)]
 pub(crate) struct Namespace {
-    networks: Arc<ContainerNetworks>,
-    container: String,
     name: String,
-    address: IpAddr,
-    neighbour: Option<Neighbour>,
+    place: Place,
 }
 
 impl Namespace {
@@ -155,16 +187,43 @@ impl Namespace {
 
     /// The address in it.
     pub(crate) fn address(&self) -> IpAddr {
-        self.address
+        IpAddr::V4(self.place.endpoint.ipv4)
     }
 }
 
 impl Drop for Namespace {
     fn drop(&mut self) {
-        self.neighbour = None;
+        // Its end of the pair goes, and with it the host's.
         let _ = ip(&["netns", "delete", &self.name]);
-        if let Err(error) = self.networks.networks.detach(&self.container) {
-            log::warn!("{}: {error}", self.name);
-        }
+    }
+}
+
+/// A TAP interface, removed when it's dropped.
+#[derive(Debug)]
+pub(crate) struct Tap {
+    place: Place,
+}
+
+impl Tap {
+    /// The guest's address.
+    pub(crate) fn address(&self) -> Ipv4Addr {
+        self.place.endpoint.ipv4
+    }
+
+    /// The option of `vmctl boot --net`.
+    pub(crate) fn net_option(&self) -> String {
+        let endpoint = &self.place.endpoint;
+        format!("tap={},mac={}", endpoint.tap, endpoint.mac_text())
+    }
+
+    /// What the kernel's command line says of it (`Documentation/admin-guide/nfs/nfsroot.rst`): the
+    /// kernel itself sets the address, whatever the system on the disk knows of networks.
+    pub(crate) fn kernel_parameter(&self) -> String {
+        let endpoint = &self.place.endpoint;
+        let mask = u32::MAX.checked_shl(32 - u32::from(endpoint.prefix4.min(32))).unwrap_or(0);
+        let mask = Ipv4Addr::from(mask);
+        let gateway = endpoint.gateways.iter().find(|gateway| gateway.is_ipv4());
+        let gateway = gateway.map(ToString::to_string).unwrap_or_default();
+        format!("ip={}::{gateway}:{mask}::{INTERFACE}:off", endpoint.ipv4)
     }
 }
