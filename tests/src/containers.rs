@@ -132,6 +132,8 @@ impl Host {
         command.env("VMCTL_DATA_DIR", self.path("data"));
         command.env("VMCTL_RUNTIME_DIR", self.path("run"));
         command.env("DOCKER_CONFIG", self.path("docker"));
+        // Not the disk that a demo may have left beside `vmctl`: tests name theirs.
+        command.env("VMCTL_FULL_VM_DISK", self.path("no-disk"));
         command.env("VMCTL_REGISTRY_MIRROR", format!("http://{}", self.registry.address));
         command
     }

@@ -49,6 +49,7 @@ const DISK: &[Package] = &[
 
 const DEMO: &[Package] = &[
     ("crun", "runs the container that the demo's VM is compared with"),
+    ("golang-github-containers-common", "has the containers' system call filter"),
     ("nftables", "connects the demo's containers"),
     ("iproute2", "connects the demo's guest by a TAP device"),
     ("iputils-ping", "shows that the demo's guest answers"),
@@ -63,6 +64,7 @@ const TESTS: &[Package] = &[
     ("docker-registry", "is pulled from and pushed to"),
     ("erofs-utils", "checks the file systems that we write"),
     ("fonts-dejavu-core", "are Chromium's letters"),
+    ("golang-github-containers-common", "has the containers' system call filter"),
     ("iptables", "connects the containers of a Docker under test"),
     ("nftables", "publishes containers' ports"),
     ("passt", "connects containers without root"),
