@@ -11,6 +11,7 @@ mod table;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use compare_probe::http::Answer;
 use compare_probe::results;
 use serde::de::DeserializeOwned;
 
@@ -95,6 +96,7 @@ pub fn measure(
         runners,
         observer,
         interrupt,
+        answer: Answer::Http,
         table: Table::default(),
         findings: Findings::default(),
         names: 0,
@@ -141,6 +143,8 @@ struct Session<'a> {
     runners: &'a [Arc<dyn Runner>],
     observer: &'a dyn Observer,
     interrupt: &'a Interrupt,
+    /// What the image's server is known to speak.
+    answer: Answer,
     table: Table,
     findings: Findings,
     names: u32,

@@ -2,7 +2,8 @@
 
 use std::sync::Arc;
 
-use compare_probe::{http, network};
+use compare_probe::http::{self, Answer};
+use compare_probe::network;
 
 use super::{Running, Session};
 use crate::model::{WayId, Workload};
@@ -44,12 +45,15 @@ impl Session<'_> {
         let ways = self.serving(Workload::Web, |session, runner| {
             if runner.id() == WayId::FullVm && session.plan.port.is_some() {
                 let reason = "a full VM runs its own system, not the image's server";
-                for row in ["web.requests", "web.latency", "web.cpu"] {
-                    session.table.not_applicable(row, runner.id(), reason);
-                }
+                session.no_web(runner.id(), reason);
                 return Ok(None);
             }
-            session.web_server(runner, port).map(Some)
+            let running = session.web_server(runner, port)?;
+            if session.answer == Answer::Any {
+                session.no_web(runner.id(), "the image's server doesn't speak HTTP");
+                return Ok(None);
+            }
+            Ok(Some(running))
         });
         if self.plan.port.is_none() {
             self.note(
@@ -75,6 +79,12 @@ impl Session<'_> {
             }
             Ok(())
         });
+    }
+
+    fn no_web(&mut self, way: WayId, reason: &str) {
+        for row in ["web.requests", "web.latency", "web.cpu"] {
+            self.table.not_applicable(row, way, reason);
+        }
     }
 
     /// The image's server, or one of our own.

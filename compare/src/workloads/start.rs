@@ -8,9 +8,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use compare_probe::http;
+use compare_probe::ProbeError;
+use compare_probe::http::{self, Answer};
 
-use super::{PATIENCE, Round, Session, Sizes, drain, us};
+use super::{PATIENCE, Plan, Round, Session, Sizes, drain, us};
 use crate::interrupt::Interrupt;
 use crate::model::{Step, Timeline, WayId, Workload};
 use crate::ways::{Instance, LOGIN_MARK, Runner, WayError, read_some, wait_for};
@@ -172,7 +173,7 @@ impl Session<'_> {
 
     /// A server's first answer. What it says on its output is for a failure's message only.
     pub(super) fn watch_server(
-        &self,
+        &mut self,
         instance: &mut dyn Instance,
         mut output: PipeReader,
     ) -> Result<Seen, WayError> {
@@ -182,14 +183,14 @@ impl Session<'_> {
         let (answered, tell) = UnixStream::pair()
             .map_err(|source| WayError::System { what: "make a socket".to_owned(), source })?;
         let given_up = AtomicBool::new(false);
-        let (path, attempt) = (self.plan.path.as_str(), self.plan.attempt);
-        thread::scope(|scope| {
+        let (plan, interrupt, wanted) = (self.plan, self.interrupt, self.answer);
+        let (mut seen, knows) = thread::scope(|scope| {
             let asking = scope.spawn(|| {
-                let answer = ask(address, path, attempt, deadline, &given_up, self.interrupt);
+                let answer = ask(address, wanted, plan, deadline, &given_up, interrupt);
                 let at = Instant::now();
                 // Whoever waits sees the end of it if it can't be told.
                 let _ = (&tell).write_all(b"!");
-                answer.map(|()| at)
+                answer.map(|knows| (at, knows))
             });
             let mut said = Vec::new();
             let watched = loop {
@@ -219,9 +220,20 @@ impl Session<'_> {
             let answer = asking.join().unwrap_or(Err(WayError::Interrupted));
             let moment = watched?;
             drain(output);
-            let ready = Some(Moment { at: answer?, ..moment });
-            Ok(Seen { first: None, ready, runs: true })
-        })
+            let (at, knows) = answer?;
+            let ready = Some(Moment { at, ..moment });
+            Ok::<_, WayError>((Seen { first: None, ready, runs: true }, knows))
+        })?;
+        if knows != self.answer {
+            self.answer = knows;
+            // It was there long before that was known.
+            seen.ready = None;
+            self.note(format!(
+                "What listens at port {port} doesn't speak HTTP: it's ready when it answers \
+                 anything, or closes a connection that it took."
+            ));
+        }
+        Ok(seen)
     }
 
     /// Waits for a full VM's login prompt.
@@ -274,23 +286,24 @@ pub(super) struct Seen {
     runs: bool,
 }
 
-/// Asks a server until it answers.
+/// Asks a server until it answers; returns what it's known to answer then.
 fn ask(
     address: std::net::SocketAddr,
-    path: &str,
-    attempt: Duration,
+    wanted: Answer,
+    plan: &Plan,
     deadline: Instant,
     given_up: &AtomicBool,
     interrupt: &Interrupt,
-) -> Result<(), WayError> {
+) -> Result<Answer, WayError> {
     let left = || {
         let is_over = given_up.load(Ordering::Relaxed) || interrupt.is_told();
         let left = deadline.checked_duration_since(Instant::now());
         left.filter(|left| !is_over && !left.is_zero())
     };
-    match http::connect_while(address, path, attempt, left) {
-        Ok(_) => Ok(()),
+    match http::connect_while(address, &plan.path, wanted, plan.attempt, left) {
+        Ok(_) => Ok(wanted),
         Err(_) if interrupt.is_told() => Err(WayError::Interrupted),
+        Err(ProbeError::Protocol { .. }) => Ok(Answer::Any),
         Err(error) => Err(WayError::Unavailable(error.to_string())),
     }
 }

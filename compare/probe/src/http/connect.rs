@@ -27,11 +27,26 @@ const ATTEMPT: Duration = Duration::from_millis(250);
 /// that isn't there yet, and never tell.
 const ANSWERING: Duration = Duration::from_secs(10);
 
+/// How long, and how often in a row, something may answer what isn't HTTP, or nothing, before it's
+/// said that it doesn't speak it: a server that's coming up may do so for a moment.
+const STRANGE: (Duration, u32) =
+    (if cfg!(test) { Duration::from_millis(100) } else { Duration::from_secs(10) }, 50);
+
+/// What counts as an answer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// One in HTTP.
+    Http,
+    /// Anything: bytes of another protocol, or the end of a connection that was accepted.
+    Any,
+}
+
 /// Asks a server for `path` until it answers, in HTTP, whatever the status.
 ///
 /// # Errors
 ///
-/// The time or the path makes no sense, or nothing answers within that time.
+/// The time or the path makes no sense, nothing answers within that time, or what answers doesn't
+/// speak HTTP.
 pub fn connect(
     address: SocketAddr,
     path: &str,
@@ -41,7 +56,7 @@ pub fn connect(
     let clock = Instant::now();
     let timeout = Duration::from_millis(timeout_ms);
     let left = || timeout.checked_sub(clock.elapsed()).filter(|left| !left.is_zero());
-    connect_while(address, path, ATTEMPT, left)
+    connect_while(address, path, Answer::Http, ATTEMPT, left)
 }
 
 /// The same for as long as `left` has something: that's how long an answer may take then. An attempt
@@ -49,10 +64,12 @@ pub fn connect(
 ///
 /// # Errors
 ///
-/// The path makes no sense, or nothing has answered when nothing is left.
+/// The path makes no sense, nothing has answered when nothing is left, or what answers isn't what's
+/// asked for and doesn't become it.
 pub fn connect_while(
     address: SocketAddr,
     path: &str,
+    wanted: Answer,
     limit: Duration,
     left: impl Fn() -> Option<Duration>,
 ) -> Result<ConnectResult, ProbeError> {
@@ -60,15 +77,28 @@ pub fn connect_while(
     let request = format!("GET {path} HTTP/1.1\r\nHost: {address}\r\nConnection: close\r\n\r\n");
     let clock = Instant::now();
     let mut attempts = 0;
+    let mut strange: Option<(Instant, u32)> = None;
     loop {
         attempts += 1;
+        let answered = |status| {
+            let elapsed_ns = nanoseconds(clock.elapsed());
+            Ok(ConnectResult { elapsed_ns, attempts, status })
+        };
         let last = match attempt(address, &request, left().unwrap_or(PAUSE), limit) {
-            Ok(response) => {
-                let elapsed_ns = nanoseconds(clock.elapsed());
-                return Ok(ConnectResult { elapsed_ns, attempts, status: response.status });
+            Ok(response) => return answered(Some(response.status)),
+            Err(ResponseError::Invalid(_) | ResponseError::Closed) if wanted == Answer::Any => {
+                return answered(None);
             }
             Err(error) => error,
         };
+        strange = match (&last, strange) {
+            (ResponseError::Io(_), _) => None,
+            (_, None) => Some((Instant::now(), 1)),
+            (_, Some((since, count))) => Some((since, count + 1)),
+        };
+        if strange.is_some_and(|(since, count)| since.elapsed() > STRANGE.0 && count > STRANGE.1) {
+            return Err(ProbeError::Protocol { address, reason: last.to_string() });
+        }
         if left().is_none() {
             let elapsed_ms = nanoseconds(clock.elapsed()) / 1_000_000;
             return Err(ProbeError::NoAnswer { address, elapsed_ms, last: last.to_string() });

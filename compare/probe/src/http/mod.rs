@@ -6,7 +6,7 @@ mod load;
 mod response;
 mod server;
 
-pub use connect::{connect, connect_while};
+pub use connect::{Answer, connect, connect_while};
 pub use load::web_client;
 pub use server::web_server;
 

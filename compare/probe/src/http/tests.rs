@@ -4,6 +4,7 @@ use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
+use std::time::Duration;
 
 use super::*;
 use crate::ProbeError;
@@ -125,7 +126,26 @@ fn first_answer_is_waited_for_across_failures() {
         }
     });
     let result = connect(address, "/", 30_000).unwrap();
-    assert_eq!((result.status, result.attempts), (503, 3));
+    assert_eq!((result.status, result.attempts), (Some(503), 3));
+}
+
+#[test]
+fn answer_of_another_protocol_counts_where_any_does() {
+    let other_protocol = other(|stream| drop(stream.write_all(b"-ERR unknown command\r\n")));
+    let closing = other(request);
+    for address in [other_protocol, closing] {
+        let left = || Some(Duration::from_secs(30));
+        let result = connect_while(address, "/", Answer::Any, Duration::from_secs(30), left);
+        let result = result.unwrap();
+        assert_eq!((result.status, result.attempts), (None, 1));
+    }
+}
+
+#[test]
+fn server_that_never_speaks_http_is_an_error_long_before_the_time_is_over() {
+    let other_protocol = other(|stream| drop(stream.write_all(b"-ERR unknown command\r\n")));
+    let result = connect(other_protocol, "/", 3_600_000);
+    assert!(matches!(result, Err(ProbeError::Protocol { .. })), "{result:?}");
 }
 
 #[test]

@@ -168,6 +168,6 @@ pub struct ConnectResult {
     pub elapsed_ns: u64,
     /// How often it was tried.
     pub attempts: u64,
-    /// The answer's status.
-    pub status: u16,
+    /// The answer's status, if it's one in HTTP.
+    pub status: Option<u16>,
 }

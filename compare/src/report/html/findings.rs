@@ -20,7 +20,10 @@ const MEANINGS: [(Verdict, &str); 6] = [
     (Verdict::Contained, "it was done, and nobody outside noticed"),
     (Verdict::Refused, "it was tried, in vain"),
     (Verdict::Shared, "the instance and the host have the same"),
-    (Verdict::Reached, "it was done, and the host or a neighbour noticed"),
+    (
+        Verdict::Reached,
+        "it was done, and the host or a neighbour noticed, or has the same thing that was changed",
+    ),
     (Verdict::Unclear, "it was not found out, or is neither"),
 ];
 

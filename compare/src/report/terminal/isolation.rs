@@ -23,7 +23,7 @@ impl Table<'_> {
         self.paragraph(
             "own: the instance has one of its own. shared: it has the host's. refused: tried, in \
              vain. contained: done, and nobody outside noticed. REACHED: done, and the host or a \
-             neighbour noticed. unclear: not found out.",
+             neighbour noticed, or has the same thing that was changed. unclear: not found out.",
             0,
         );
     }

@@ -3,7 +3,7 @@
 
 use std::fs;
 
-use compare_probe::results::{AttemptResult, ProcSysResult};
+use compare_probe::results::{AttemptResult, Facts, ProcSysResult};
 
 use super::super::{Running, Session};
 use super::{Pair, Seen};
@@ -55,12 +55,19 @@ impl Session<'_> {
             if self.is_interrupted() {
                 return Err(WayError::Interrupted);
             }
-            let before = Outside::look(pair.neighbour);
+            let before = Outside::before(pair.neighbour)?;
             let result: Result<AttemptResult, _> = pair.subject.probe(words);
-            let after = Outside::look(pair.neighbour);
-            let neighbours = after.since(&before);
+            let after = Outside::look(pair.neighbour)?;
+            let mut neighbours = after.since(&before);
             let (value, verdict) = match result {
-                Ok(result) => judge(what, &result, pair.shares_kernel, after != before),
+                Ok(result) => {
+                    let judged = judge(what, &result, pair.shares_kernel, after != before);
+                    if judged.1 == Reached && after == before {
+                        // Nobody has to be asked.
+                        neighbours = format!("{}; {neighbours}", why_reached(what));
+                    }
+                    judged
+                }
                 Err(WayError::Interrupted) => return Err(WayError::Interrupted),
                 Err(error) => (super::super::describe(&error), Unclear),
             };
@@ -101,21 +108,23 @@ impl Session<'_> {
     }
 
     /// Has a VM's kernel panic. A container has no kernel of its own to do that with.
-    pub(super) fn panic(&mut self, pair: &Pair<'_>, seen: &mut Seen) {
+    pub(super) fn panic(&mut self, pair: &Pair<'_>, seen: &mut Seen) -> Result<(), WayError> {
         let name = id("all", "panic");
         if pair.shares_kernel {
             let value = "not tried: the kernel is the host's";
             seen.add(&name, pair.way, value, Shared);
-            return;
+            return Ok(());
         }
-        let Some(boot_id) = pair.host.boot_id.as_ref() else { return };
-        let before = Outside::look(pair.neighbour);
+        let Some(boot_id) = pair.host.boot_id.as_ref() else { return Ok(()) };
+        let before = Outside::before(pair.neighbour)?;
         let words = ["try", "panic", "--yes-in-a-vm", "--host-boot-id", boot_id];
         // Nothing answers from a kernel that's gone.
         let answer = pair.subject.probe_output(&words);
-        let after = Outside::look(pair.neighbour);
+        let after = Outside::look(pair.neighbour)?;
         let still_there = pair.subject.probe_output(&["first-byte"]);
         let (value, verdict) = match still_there {
+            _ if matches!(answer, Err(WayError::Interrupted)) => return Err(WayError::Interrupted),
+            Err(WayError::Interrupted) => return Err(WayError::Interrupted),
             Ok(output) if output.code == 0 => {
                 let said = answer.map(|output| output.stderr).unwrap_or_default();
                 (format!("it's still there: {}", crate::ways::last(&said)), Unclear)
@@ -124,6 +133,7 @@ impl Session<'_> {
             _ => ("done: its VM is gone, and others noticed".to_owned(), Reached),
         };
         seen.add_all(&name, pair.way, value, verdict, Some(after.since(&before)));
+        Ok(())
     }
 }
 
@@ -136,14 +146,27 @@ struct Outside {
 }
 
 impl Outside {
-    fn look(neighbour: &Running) -> Self {
+    /// Looks. That nobody was asked, because it's time to end, doesn't mean that nobody answered.
+    fn look(neighbour: &Running) -> Result<Self, WayError> {
+        let facts: Result<Facts, _> = neighbour.probe(&["facts"]);
+        if matches!(facts, Err(WayError::Interrupted)) {
+            return Err(WayError::Interrupted);
+        }
         let name = "/proc/sys/kernel/hostname";
-        let facts: Result<compare_probe::results::Facts, _> = neighbour.probe(&["facts"]);
-        Self {
+        Ok(Self {
             host_name: fs::read_to_string(name).unwrap_or_default(),
             neighbour_answers: facts.is_ok(),
             neighbour_name: facts.ok().map(|facts| facts.hostname.to_string()),
+        })
+    }
+
+    /// Looks before something is tried: a neighbour that doesn't answer then would notice nothing.
+    fn before(neighbour: &Running) -> Result<Self, WayError> {
+        let outside = Self::look(neighbour)?;
+        if outside.neighbour_answers {
+            return Ok(outside);
         }
+        Err(WayError::Unavailable("the instance beside it doesn't answer".to_owned()))
     }
 
     /// What has changed, in words.
@@ -171,7 +194,7 @@ fn judge(
     noticed: bool,
 ) -> (String, Verdict) {
     if noticed {
-        return (format!("done, and noticed outside: {}", result.detail), Reached);
+        return (format!("noticed outside: {}", result.detail), Reached);
     }
     let counts = result.tried.zip(result.succeeded);
     match what {
@@ -207,12 +230,23 @@ fn judge(
             } else {
                 ", its own kernel's"
             };
-            (format!("done{whose}"), verdict)
+            // The module is none, so that it does no harm: it's the right to load it that's tried.
+            let done = if what == "module" { "allowed" } else { "done" };
+            (format!("{done}{whose}"), verdict)
         }
         _ if result.refused => (refusal(result.error.as_deref()), Refused),
         // A kernel without modules can't be made to load one.
         "module" => ("refused: the kernel has no modules".to_owned(), Refused),
         _ => (format!("not there: {}", plain(result.error.as_deref())), Unclear),
+    }
+}
+
+/// Why something reaches the host that neither its name nor a neighbour shows.
+fn why_reached(what: &str) -> &'static str {
+    match what {
+        "clock" => "the host has this clock and no other",
+        "module" => "the host's kernel would have taken the module",
+        _ => "the host's kernel has these processes among its own",
     }
 }
 

@@ -127,8 +127,7 @@ impl Session<'_> {
         let privileged = self.run_probe(&**runner, &["idle"], false, true)?;
         let pair = Pair { way, subject: &privileged, neighbour: &neighbour, host, shares_kernel };
         self.attempts(&pair, "all", seen)?;
-        self.panic(&pair, seen);
-        Ok(())
+        self.panic(&pair, seen)
     }
 }
 
