@@ -108,8 +108,10 @@ function phaseText(instance) {
   return instance.exit_code === null ? "stopped" : `ended with exit code ${instance.exit_code}`;
 }
 
-function firstByte(instance) {
-  return instance?.steps.find((step) => step.name === "first byte")?.at_us;
+// When it can be used: a full VM's console speaks long before its login prompt.
+function arrival(instance) {
+  const goal = instance?.way === "full-vm" ? "ready" : "first byte";
+  return instance?.steps.find((step) => step.name === goal)?.at_us;
 }
 
 function isAlive(instance) {
@@ -241,7 +243,7 @@ function draw() {
 }
 
 function isComing(instance) {
-  return isAlive(instance) && instance.phase !== "stopping" && firstByte(instance) === undefined;
+  return isAlive(instance) && instance.phase !== "stopping" && arrival(instance) === undefined;
 }
 
 function drawLanes() {
@@ -249,7 +251,7 @@ function drawLanes() {
   const state = (panel) => {
     const instance = instances.get(panel.name);
     const coming = isComing(instance);
-    const reached = firstByte(instance);
+    const reached = arrival(instance);
     return { coming, us: reached ?? (coming ? (now - instance.seen) * 1000 : 0), reached };
   };
   const states = [...panels.values()].map((panel) => [panel, state(panel)]);
@@ -260,7 +262,7 @@ function drawLanes() {
     fill.classList.toggle("coming", coming);
     text.textContent = reached !== undefined ? time(reached) : coming ? "…" : "–";
   }
-  // The bars grow on their own until the first byte, but not for whom motion is too much.
+  // The bars grow on their own until they arrive, but not for whom motion is too much.
   if (!calm.matches && states.some(([, one]) => one.coming)) draw();
 }
 
@@ -376,10 +378,10 @@ const handlers = {
   },
   steps({ instance: name, steps }) {
     const instance = instances.get(name);
-    const before = firstByte(instance);
+    const before = arrival(instance);
     instance.steps = steps;
-    const now = firstByte(instance);
-    if (before === undefined && now !== undefined) announce(`${TITLES[instance.way]}: first output after ${time(now)}`);
+    const now = arrival(instance);
+    if (before === undefined && now !== undefined) announce(`${TITLES[instance.way]}: ${instance.way === "full-vm" ? "login prompt" : "first output"} after ${time(now)}`);
   },
   usage({ instance, ...usage }) {
     instances.get(instance).usage = usage;

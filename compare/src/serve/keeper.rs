@@ -4,6 +4,7 @@
 use std::collections::VecDeque;
 use std::error::Error;
 use std::io::{self, PipeReader, Read};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -11,8 +12,8 @@ use std::time::{Duration, Instant};
 
 use super::board::Board;
 use super::view::{Phase, UsageSample};
-use crate::model::Step;
-use crate::ways::{self, Runner, Spec, Usage};
+use crate::model::{Step, WayId};
+use crate::ways::{self, LOGIN_MARK, Runner, Spec, Usage};
 
 /// How often an instance is asked for what it uses, while somebody listens.
 const USAGE_PERIOD: Duration = Duration::from_millis(500);
@@ -57,6 +58,8 @@ pub(super) struct Keeper {
 struct Tap {
     pending: Mutex<Pending>,
     ended: Condvar,
+    /// Whether it's a full VM's console, which speaks long before it can be used.
+    is_console: AtomicBool,
 }
 
 #[derive(Default)]
@@ -65,6 +68,9 @@ struct Pending {
     skipped: usize,
     first_byte: Option<Instant>,
     last_byte: Option<Instant>,
+    /// A console's end, in which its login prompt is looked for, and when that was there.
+    tail: Vec<u8>,
+    login: Option<Instant>,
     ended: Option<Instant>,
 }
 
@@ -90,6 +96,7 @@ impl Keeper {
 
     /// Runs an instance to its end. Returns what's left of it, if something is.
     pub(super) fn keep(self, runner: &dyn Runner) -> Option<String> {
+        self.tap.is_console.store(runner.id() == WayId::FullVm, Ordering::Relaxed);
         let mut instance = match runner.start(&self.spec.to_look_at(runner.id())) {
             Ok(instance) => instance,
             Err(error) => {
@@ -135,6 +142,19 @@ impl Keeper {
     }
 }
 
+impl Pending {
+    fn look_for_login(&mut self, bytes: &[u8], now: Instant) {
+        let mark = LOGIN_MARK.as_bytes();
+        self.tail.extend(bytes);
+        if self.tail.windows(mark.len()).any(|window| window == mark) {
+            self.login = Some(now);
+        }
+        // It may come in two pieces.
+        let kept = self.tail.len().saturating_sub(mark.len());
+        self.tail.drain(..kept);
+    }
+}
+
 impl Tap {
     fn pending(&self) -> MutexGuard<'_, Pending> {
         self.pending.lock().unwrap_or_else(PoisonError::into_inner)
@@ -147,6 +167,9 @@ impl Tap {
         let now = Instant::now();
         pending.first_byte.get_or_insert(now);
         pending.last_byte = Some(now);
+        if self.is_console.load(Ordering::Relaxed) && pending.login.is_none() {
+            pending.look_for_login(bytes, now);
+        }
         pending.bytes.extend(bytes);
         let excess = pending.bytes.len().saturating_sub(MAX_PENDING);
         pending.bytes.drain(..excess);
@@ -238,12 +261,19 @@ impl Kept<'_> {
     }
 
     fn tell_steps(&mut self) {
-        let first_byte = self.keeper.tap.pending().first_byte;
+        let (first_byte, login) = {
+            let pending = self.keeper.tap.pending();
+            (pending.first_byte, pending.login)
+        };
+        let is_console = self.keeper.tap.is_console.load(Ordering::Relaxed);
+        let first = if is_console { "console speaks" } else { "first byte" };
         let mut steps = self.instance.steps();
-        if let Some(at) = first_byte
-            && steps.iter().all(|step| step.name != "first byte")
-        {
-            steps.push(self.step("first byte", at));
+        for (name, at) in [(first, first_byte), ("ready", login)] {
+            if let Some(at) = at
+                && steps.iter().all(|step| step.name != name)
+            {
+                steps.push(self.step(name, at));
+            }
         }
         steps.extend_from_slice(&self.extra);
         steps.sort_by(|one, other| one.at_us.total_cmp(&other.at_us));

@@ -21,6 +21,26 @@ fn one(runner: FakeRunner) -> Live {
 }
 
 #[test]
+fn a_full_vm_arrives_at_its_login_prompt_and_not_when_its_console_speaks() {
+    let mut script = fake::greeting("kernel entered", "[  OK  ] Reached target");
+    let print = |text: &str| Does::Print(text.as_bytes().to_vec());
+    script.push(Act { after: Duration::from_millis(50), does: print("\r\nvm log") });
+    script.push(Act { after: Duration::from_millis(50), does: print("in: ") });
+    let live = one(FakeRunner::new(WayId::FullVm, script));
+    let mut events = live.events(None);
+    let name = instance_of(&live.post("/api/instances", r#"{"way": "full-vm"}"#));
+    let steps = events
+        .until(|event| event.name == "steps" && event.data["steps"].as_array().unwrap().len() == 4);
+    let at = |name: &str| {
+        let steps = steps.data["steps"].as_array().unwrap();
+        steps.iter().find(|step| step["name"] == name).map(|step| step["at_us"].as_f64().unwrap())
+    };
+    assert!(at("ready").unwrap() > at("console speaks").unwrap() + 50_000.0, "{steps:?}");
+    assert_eq!(at("first byte"), None);
+    assert_eq!(live.post(&format!("/api/instances/{name}/stop"), "{}").status, 202);
+}
+
+#[test]
 fn instance_prints_reaches_steps_uses_something_and_is_stopped() {
     let runner = FakeRunner::new(WayId::MicrovmCold, fake::greeting("kernel entered", "hi\x1b[0m"));
     let alive = runner.alive.clone();
