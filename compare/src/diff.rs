@@ -128,7 +128,7 @@ pub fn diff(old: &Report, new: &Report, threshold: f64) -> Diff {
             let Some(before) = row.figure(way) else { continue };
             match other.and_then(|other| other.figure(way)) {
                 Some(after) => diff.figures.push(change(row, way, before, after, threshold)),
-                None => diff.missing.push(missing(row, way, other, Side::Old)),
+                None => diff.missing.push(missing(row, way, new, Side::Old)),
             }
         }
     }
@@ -138,7 +138,7 @@ pub fn diff(old: &Report, new: &Report, threshold: f64) -> Diff {
             row.figure(*way).is_some() && other.is_none_or(|other| other.figure(*way).is_none())
         };
         let ways = WayId::ALL.into_iter().filter(only_here);
-        diff.missing.extend(ways.map(|way| missing(row, way, other, Side::New)));
+        diff.missing.extend(ways.map(|way| missing(row, way, old, Side::New)));
     }
     diff
 }
@@ -186,15 +186,16 @@ fn meaning(better: Better, old: &Figure, new: &Figure, interval: Option<(f64, f6
 }
 
 /// A number of `row`'s that `other` hasn't.
-fn missing(row: &Row, way: WayId, other: Option<&Row>, only_in: Side) -> Missing {
-    let outcome = other.and_then(|other| other.cell(way));
+fn missing(row: &Row, way: WayId, other: &Report, only_in: Side) -> Missing {
+    let outcome = other.row(&row.id).and_then(|row| row.cell(way));
+    let of_way = failure(other, way);
     let reason = match outcome {
         Some(Outcome::Failed { reason } | Outcome::NotApplicable { reason }) => {
             Some(reason.clone())
         }
-        _ => None,
+        _ => of_way.map(str::to_owned),
     };
-    let failed = matches!(outcome, Some(Outcome::Failed { .. }));
+    let failed = matches!(outcome, Some(Outcome::Failed { .. })) || of_way.is_some();
     Missing {
         row: row.id.clone(),
         title: row.title.clone(),
@@ -203,6 +204,11 @@ fn missing(row: &Row, way: WayId, other: Option<&Row>, only_in: Side) -> Missing
         reason,
         regression: failed && only_in == Side::Old,
     }
+}
+
+/// Why a way couldn't be gone at all, if so.
+fn failure(report: &Report, way: WayId) -> Option<&str> {
+    report.ways.iter().find(|it| it.id == way)?.failure.as_deref()
 }
 
 /// The verdicts of an aspect that are others than before.
@@ -219,7 +225,10 @@ fn verdicts(aspect: &Aspect, new: &Report) -> Vec<VerdictChange> {
             old: before.verdict,
             new: verdict,
             value: after.map(|after| after.value.clone()).unwrap_or_default(),
-            regression: verdict.is_some_and(|after| isolates_less(before.verdict, after)),
+            regression: match verdict {
+                Some(after) => isolates_less(before.verdict, after),
+                None => failure(new, before.way).is_some(),
+            },
         })
     });
     changed.collect()

@@ -99,6 +99,23 @@ pub struct Settings {
     pub command: Vec<String>,
     /// What was measured.
     pub workloads: Vec<Workload>,
+    /// How much work each of them did.
+    #[serde(default = "whole")]
+    pub scale: f64,
+    /// The port of the server that was asked, if there was one.
+    #[serde(default)]
+    pub port: Option<u16>,
+    /// The path that it was asked for.
+    #[serde(default = "root")]
+    pub path: String,
+}
+
+const fn whole() -> f64 {
+    1.0
+}
+
+fn root() -> String {
+    "/".to_owned()
 }
 
 /// A group of measurements.

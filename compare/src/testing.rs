@@ -18,6 +18,7 @@ pub(crate) fn hostile(payload: &str) -> Report {
     report.image.reference = owned();
     report.image.id = owned();
     report.settings.command = vec![owned()];
+    report.settings.path = owned();
     let host = &mut report.host;
     host.kernel = owned();
     host.architecture = owned();

@@ -29,6 +29,10 @@ pub(super) fn warnings(old: &Report, new: &Report) -> Vec<String> {
     compare("an instance's processors", before.cpus.to_string(), after.cpus.to_string());
     compare("an instance's memory", mib(before.memory_mib), mib(after.memory_mib));
     compare("the command", before.command.join(" "), after.command.join(" "));
+    compare("the work's scale", before.scale.to_string(), after.scale.to_string());
+    let port = |port: Option<u16>| port.map_or_else(|| "none".to_owned(), |it| it.to_string());
+    compare("the server's port", port(before.port), port(after.port));
+    compare("the server's path", before.path.clone(), after.path.clone());
     for way in &old.ways {
         let other = new.ways.iter().find(|other| other.id == way.id);
         compare(way.id.title(), how(Some(way)), how(other));

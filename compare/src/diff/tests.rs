@@ -180,3 +180,34 @@ fn it_is_json_too() {
     assert_eq!((&stop["change"], &stop["regression"]), (&"worse".into(), &true.into()));
     assert_eq!(stop["way"], "container");
 }
+
+#[test]
+fn a_way_that_can_not_be_gone_any_more_is_a_regression() {
+    let (before, mut after) = (testing::nginx(), testing::nginx());
+    let way = after.ways.iter_mut().find(|way| way.id == WayId::Container).unwrap();
+    way.failure = Some("crun isn't there".to_owned());
+    // As it's without a runner: nothing was measured, nothing failed.
+    for row in &mut after.rows {
+        row.cells.retain(|cell| cell.way != WayId::Container);
+    }
+    for aspect in &mut after.isolation {
+        aspect.observations.retain(|seen| seen.way != WayId::Container);
+    }
+    let found = diff(&before, &after, 0.10);
+    assert!(found.regressed());
+    let reason = found.missing[0].reason.as_deref();
+    assert_eq!((reason, found.missing[0].regression), (Some("crun isn't there"), true));
+    assert!(found.isolation.iter().all(|change| change.regression));
+    // The other way round it's none.
+    assert!(!diff(&after, &before, 0.10).regressed());
+}
+
+#[test]
+fn other_work_is_warned_of() {
+    let (before, mut after) = (testing::nginx(), testing::nginx());
+    after.settings.scale = 0.05;
+    after.settings.port = Some(81);
+    let warnings = diff(&before, &after, 0.10).warnings;
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert!(warnings[0].contains("scale") && warnings[1].contains("port"), "{warnings:?}");
+}

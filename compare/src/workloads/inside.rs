@@ -14,11 +14,13 @@ const ITERATIONS: f64 = 20e6;
 /// How often a system call is made.
 const CALLS: f64 = 200e3;
 
-/// How much memory is copied, in bytes, and how often.
-const MEMORY_BYTES: f64 = (32 << 20) as f64;
-const ROUNDS: &str = "4";
+/// How much memory is copied, in bytes, whatever the scale: less would be the cache's. And how often.
+const MEMORY_BYTES: &str = "33554432";
+const ROUNDS: f64 = 4.0;
 
-/// How large a file is, in bytes, and how many random reads and writes there are.
+/// How large a file is, in bytes, at least and at a scale of 1, and how many random reads and writes
+/// there are.
+const LEAST_FILE_BYTES: f64 = (1 << 20) as f64;
 const FILE_BYTES: f64 = (32 << 20) as f64;
 const OPERATIONS: f64 = 2000.0;
 
@@ -68,9 +70,9 @@ impl Session<'_> {
     }
 
     fn memory(&mut self, way: WayId, running: &Running, counts: bool) -> Result<(), WayError> {
-        let bytes = self.amount(MEMORY_BYTES);
+        let rounds = self.amount(ROUNDS);
         let result: MemoryResult =
-            running.probe(&["memory", "--bytes", &bytes, "--rounds", ROUNDS])?;
+            running.probe(&["memory", "--bytes", MEMORY_BYTES, "--rounds", &rounds])?;
         if counts {
             self.table.add("memory.bandwidth", way, result.bytes_per_second);
             self.table.add("memory.latency", way, result.ns_per_load);
@@ -97,7 +99,7 @@ impl Session<'_> {
 
     fn disk(&mut self, way: WayId, running: &Running, counts: bool) -> Result<(), WayError> {
         // Where every image has a directory: its root.
-        let bytes = self.amount(FILE_BYTES);
+        let bytes = self.amount(FILE_BYTES.max(LEAST_FILE_BYTES / self.plan.scale));
         let operations = self.amount(OPERATIONS);
         let words = ["disk", "--dir", "/", "--bytes", &bytes, "--block", BLOCK];
         let words: Vec<_> =
