@@ -114,7 +114,7 @@ impl Comparison {
                         chosen.sizes.disk.push((id, bytes));
                         chosen.sizes.file_systems.push((id, text));
                     }
-                    notes.extend(containers.as_ref().ok().and_then(Containers::note));
+                    notes.extend(containers.iter().flat_map(Containers::notes));
                     containers.map(|runner| Arc::new(runner) as _)
                 }
                 WayId::MicrovmCold => Ok(Arc::new(MicroVms::new(Arc::clone(&subject), false))),

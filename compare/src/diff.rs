@@ -6,10 +6,7 @@ mod text;
 use serde::Serialize;
 
 use crate::model::{Aspect, Better, Figure, Outcome, Report, Row, Unit, Verdict, WayId};
-use crate::statistics::ratio_interval;
-
-/// Of fewer samples, the bootstrap's intervals say nothing.
-const ENOUGH: usize = 5;
+use crate::statistics::{ENOUGH, ratio_interval};
 
 /// What has changed.
 #[derive(Clone, Debug, PartialEq, Serialize)]

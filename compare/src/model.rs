@@ -328,9 +328,10 @@ pub struct Figure {
     pub samples: Vec<f64>,
     /// Their median.
     pub median: f64,
-    /// The lower end of the median's 95 % interval, by bootstrap.
+    /// The lower end of the median's 95 % interval, by bootstrap. Of fewer than five samples there's
+    /// none: then it's the least of them.
     pub low: f64,
-    /// Its upper end.
+    /// Its upper end, or the largest sample.
     pub high: f64,
     /// Which samples are outliers: beyond 1.5 times the interquartile range from the quartiles.
     /// They count all the same.

@@ -8,6 +8,9 @@ const RESAMPLES: usize = 2000;
 /// Where the draws begin, so that the same samples have the same interval.
 const SEED: u64 = 0x7663_746c;
 
+/// Of fewer samples, the bootstrap's intervals are too narrow: of two, half of them miss.
+pub const ENOUGH: usize = 5;
+
 impl Figure {
     /// Sums up samples; there are none of none.
     pub fn of(samples: Vec<f64>) -> Option<Self> {
@@ -17,7 +20,10 @@ impl Figure {
             return None;
         }
         sorted.sort_by(f64::total_cmp);
-        let (low, high) = bootstrap(&sorted);
+        let (low, high) = match sorted.as_slice() {
+            [low, .., high] if sorted.len() < ENOUGH => (*low, *high),
+            _ => bootstrap(&sorted),
+        };
         let outliers = outliers(&samples, &sorted);
         Some(Self { median: quantile(&sorted, 0.5), low, high, outliers, samples })
     }
@@ -123,6 +129,17 @@ mod tests {
         assert!(low <= 1.0 && 1.0 <= high, "{low} {high}");
         assert_eq!(ratio_interval(&[0.0, 0.0], &[1.0]), None);
         assert_eq!(ratio_interval(&[], &[1.0]), None);
+    }
+
+    #[test]
+    fn few_samples_have_their_range() {
+        let ends = |samples: &[f64]| {
+            let figure = Figure::of(samples.to_vec()).unwrap();
+            (figure.low, figure.high)
+        };
+        assert_eq!(ends(&[7.0]), (7.0, 7.0));
+        assert_eq!(ends(&[3.0, 1.0]), (1.0, 3.0));
+        assert_eq!(ends(&[2.0, 9.0, 1.0, 3.0]), (1.0, 9.0));
     }
 
     #[test]

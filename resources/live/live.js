@@ -317,7 +317,7 @@ function cellOf(row, way) {
   made.dataset.outcome = cell?.outcome ?? "none";
   if (!cell) made.textContent = "–";
   else if (cell.outcome === "measured") {
-    const interval = `(${quantity(cell.low, row.unit)} – ${quantity(cell.high, row.unit)})`;
+    const interval = cell.samples.length > 1 ? `(${quantity(cell.low, row.unit)} – ${quantity(cell.high, row.unit)})` : "";
     made.append(element("strong", { textContent: quantity(cell.median, row.unit) }), " ", element("small", { textContent: interval }));
   } else if (cell.outcome === "said") made.textContent = cell.text;
   else made.textContent = (cell.outcome === "failed" ? "failed: " : "") + cell.reason;

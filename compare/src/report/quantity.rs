@@ -2,6 +2,7 @@
 
 use super::text::columns;
 use crate::model::{Figure, Unit};
+use crate::statistics::ENOUGH;
 
 /// A unit that a number is written in.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -104,6 +105,11 @@ pub fn interval(unit: Unit, figure: &Figure, width: usize) -> Option<String> {
         false => return Some(both),
     };
     Some(format!("±{}", scale.number(sides, decimals)))
+}
+
+/// What's given beside a median of that many samples.
+pub const fn spread(samples: usize) -> &'static str {
+    if samples < ENOUGH { "range" } else { "95 % interval" }
 }
 
 /// A number of things: `1 CPU`, `2 CPUs`.

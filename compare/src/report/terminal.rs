@@ -11,6 +11,7 @@ use self::style::Style;
 use super::quantity::{counted, quantity};
 use super::text::{ascii, cut, pad, visible, wrap};
 use crate::model::{Curve, Host, Report, Row, Unit, Workload};
+use crate::statistics::ENOUGH;
 
 /// Narrower, nothing can be read; wider, nothing gets better.
 const WIDTHS: std::ops::RangeInclusive<usize> = 60..=120;
@@ -206,12 +207,16 @@ impl Table<'_> {
         self.lines.push(String::new());
         let settings = &self.report.settings;
         let (outlier, plus) = (self.style.outlier(2), self.style.interval("±1.2"));
+        let spread = match settings.runs as usize {
+            ..ENOUGH => "the samples' range, for fewer than five have no 95 % interval",
+            _ => "the median's 95 % interval",
+        };
         self.paragraph(
             &format!(
-                "Medians of {} runs in turns, after {} to warm up; {} and {} MiB for each \
-                 instance. {plus} or [low–high]: the median's 95 % interval. {outlier}: two samples \
-                 are outliers, and count. Bars compare within a row. –: there's no such thing.",
-                settings.runs,
+                "Medians of {} in turns, after {} to warm up; {} and {} MiB for each instance. Sizes, \
+                 density and isolation are found once. {plus} or [low–high]: {spread}. {outlier}: two \
+                 samples are outliers, and count. Bars compare within a row. –: there's no such thing.",
+                counted(settings.runs, "run"),
                 settings.warm_ups,
                 counted(settings.cpus, "CPU"),
                 settings.memory_mib,

@@ -81,15 +81,22 @@ impl Containers {
     }
 
     /// What a reader should know of the containers.
-    pub fn note(&self) -> Option<String> {
+    pub fn notes(&self) -> Vec<String> {
+        let in_memory = self.subject.scratch.in_memory() && self.own_root().is_none();
+        let memory = in_memory.then(|| {
+            "Containers write to memory, VMs to a file: no overlay can be mounted on the data \
+             root's file system. Their disk rows don't tell about disks."
+                .to_owned()
+        });
         let bare = matches!(self.runtime, Runtime::Oci(_)) && self.profile.is_none();
-        bare.then(|| {
+        let bare = bare.then(|| {
             format!(
                 "Containers have no system call filter, as they'd have by Docker or podman: there's \
                  no {} on this host.",
                 PROFILES.join(" and no ")
             )
-        })
+        });
+        memory.into_iter().chain(bare).collect()
     }
 
     /// Sees that the image has the command.

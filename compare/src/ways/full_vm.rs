@@ -86,9 +86,13 @@ impl FullVms {
         Ok(metadata.blocks() * 512)
     }
 
+    fn config_of(&self, name: &str) -> PathBuf {
+        self.subject.scratch.disks().join(format!("{name}.json"))
+    }
+
     /// Makes a disk that an instance can write to, and the file that tells `vmctl boot` of it.
     fn disk_of(&self, name: &str) -> Result<Files, WayError> {
-        let dir = self.subject.scratch.path();
+        let dir = self.subject.scratch.disks();
         let mut files = Files::default();
         let path = files.add(dir.join(format!("{name}.qcow2")));
         disk::create_overlay(&path, self.disk_len, &self.disk)
@@ -102,7 +106,7 @@ impl FullVms {
             ],
             "is_root_device": false,
         }] });
-        let config = files.add(dir.join(format!("{name}.json")));
+        let config = files.add(self.config_of(name));
         std::fs::write(&config, text.to_string())
             .map_err(system(format!("write {}", config.display())))?;
         Ok(files)
@@ -166,7 +170,7 @@ impl Runner for FullVms {
         let timeline = files.add(dir.join(format!("{}.timeline", spec.name)));
         let mut command = Command::new(&self.subject.vmctl);
         command.arg("boot").arg("--kernel").arg(&self.kernel);
-        command.arg("--config").arg(dir.join(format!("{}.json", spec.name)));
+        command.arg("--config").arg(self.config_of(&spec.name));
         command.args(["--console", "stdio", "--rng"]);
         command.arg(format!("--cpus={}", self.subject.cpus));
         command.arg(format!("--memory={}M", self.subject.memory_mib));

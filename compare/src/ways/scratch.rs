@@ -17,11 +17,17 @@ use super::{WayError, networks};
 /// How long `mount` may take.
 const PATIENCE: Duration = Duration::from_secs(60);
 
+/// Where root's comparisons are locked, whatever their data root is: cgroups, network namespaces and
+/// addresses are the host's.
+const HOST_LOCK: &str = "/run/vmctl-compare.lock";
+
 /// The directory. All that's mounted below it is unmounted and removed when it's dropped.
 #[derive(Debug)]
 pub struct Scratch {
     path: PathBuf,
-    _lock: File,
+    disks: PathBuf,
+    in_memory: bool,
+    _locks: Vec<File>,
 }
 
 impl Scratch {
@@ -30,29 +36,24 @@ impl Scratch {
     /// # Errors
     /// Another comparison runs, or the directory can't be made.
     pub fn create(data_root: &Path) -> Result<Self, WayError> {
+        let is_root = rustix::process::geteuid().is_root();
+        Self::create_locked(data_root, is_root.then_some(Path::new(HOST_LOCK)))
+    }
+
+    fn create_locked(data_root: &Path, host_lock: Option<&Path>) -> Result<Self, WayError> {
         let dir = data_root.join("compare");
         fs::create_dir_all(&dir).map_err(system(format!("create {}", dir.display())))?;
-        let lock_path = dir.join("lock");
-        let lock =
-            File::create(&lock_path).map_err(system(format!("create {}", lock_path.display())))?;
-        match flock(&lock, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => {}
-            Err(Errno::WOULDBLOCK) => {
-                return Err(WayError::Unavailable(
-                    "another comparison runs: two at once would measure each other".to_owned(),
-                ));
-            }
-            Err(errno) => {
-                return Err(system(format!("lock {}", lock_path.display()))(errno.into()));
-            }
-        }
-        let path = dir.join("work");
-        let scratch = Self { path, _lock: lock };
+        let own_lock = dir.join("lock");
+        let locks = host_lock.into_iter().chain([own_lock.as_path()]).map(lock);
+        let locks = locks.collect::<Result<_, _>>()?;
+        let (path, disks) = (dir.join("work"), dir.join("disks"));
+        let mut scratch = Self { path, disks, in_memory: false, _locks: locks };
         networks::remove_leftovers(&scratch.path);
         scratch.clear();
-        fs::create_dir(&scratch.path)
-            .map_err(system(format!("create {}", scratch.path.display())))?;
-        if scratch.is_root() {
+        for dir in [&scratch.path, &scratch.disks] {
+            fs::create_dir(dir).map_err(system(format!("create {}", dir.display())))?;
+        }
+        if host_lock.is_some() {
             scratch.provide_overlays()?;
         }
         Ok(scratch)
@@ -63,13 +64,19 @@ impl Scratch {
         &self.path
     }
 
-    fn is_root(&self) -> bool {
-        rustix::process::geteuid().is_root()
+    /// Where disk images are: on the data root's own file system, as microVMs' are.
+    pub(crate) fn disks(&self) -> &Path {
+        &self.disks
+    }
+
+    /// Whether containers write to memory here, in place of a disk.
+    pub(crate) fn in_memory(&self) -> bool {
+        self.in_memory
     }
 
     /// Sees that overlays can be made here: above another overlay (a container's, a live system's)
     /// they can't, so that memory is used there.
-    fn provide_overlays(&self) -> Result<(), WayError> {
+    fn provide_overlays(&mut self) -> Result<(), WayError> {
         let trial = self.path.join("trial");
         let made = Overlay::mount(&trial, std::slice::from_ref(&self.path));
         match made {
@@ -77,6 +84,7 @@ impl Scratch {
             Err(_) => {
                 mount("tmpfs", &self.path, "tmpfs", MountFlags::empty(), None)
                     .map_err(|errno| system("mount a tmpfs")(errno.into()))?;
+                self.in_memory = true;
                 Overlay::mount(&trial, std::slice::from_ref(&self.path))?;
             }
         }
@@ -92,11 +100,13 @@ impl Scratch {
                 log::warn!("{} can't be unmounted: {errno}", path.display());
             }
         }
-        match fs::remove_dir_all(&self.path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                log::warn!("{} can't be removed: {error}", self.path.display());
+        for path in [&self.path, &self.disks] {
+            match fs::remove_dir_all(path) {
+                Err(error) if error.kind() != ErrorKind::NotFound => {
+                    log::warn!("{} can't be removed: {error}", path.display());
+                }
+                _ => {}
             }
-            _ => {}
         }
     }
 }
@@ -104,6 +114,18 @@ impl Scratch {
 impl Drop for Scratch {
     fn drop(&mut self) {
         self.clear();
+    }
+}
+
+/// Takes a lock that goes with the file.
+fn lock(path: &Path) -> Result<File, WayError> {
+    let file = File::create(path).map_err(system(format!("create {}", path.display())))?;
+    match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+        Ok(()) => Ok(file),
+        Err(Errno::WOULDBLOCK) => Err(WayError::Unavailable(
+            "another comparison runs: two at once would measure each other".to_owned(),
+        )),
+        Err(errno) => Err(system(format!("lock {}", path.display()))(errno.into())),
     }
 }
 
@@ -199,13 +221,28 @@ mod tests {
     #[test]
     fn one_at_a_time() {
         let data = tempfile::tempdir().unwrap();
-        let first = Scratch::create(data.path()).unwrap();
-        let error = Scratch::create(data.path()).unwrap_err();
+        let other = tempfile::tempdir().unwrap();
+        let create = |data: &tempfile::TempDir| Scratch::create_locked(data.path(), None);
+        let first = create(&data).unwrap();
+        let error = create(&data).unwrap_err();
         assert!(error.to_string().contains("another comparison runs"), "{error}");
-        let path = first.path().to_owned();
+        create(&other).unwrap();
+        let (path, disks) = (first.path().to_owned(), first.disks().to_owned());
         fs::write(path.join("file"), "x").unwrap();
+        fs::write(disks.join("file"), "x").unwrap();
         drop(first);
-        assert!(!path.exists());
-        Scratch::create(data.path()).unwrap();
+        assert!(!path.exists() && !disks.exists());
+        create(&data).unwrap();
+    }
+
+    #[test]
+    fn host_has_one_lock_for_all_data_roots() {
+        let host = tempfile::tempdir().unwrap();
+        let path = host.path().join("lock");
+        let held = lock(&path).unwrap();
+        let error = lock(&path).unwrap_err();
+        assert!(error.to_string().contains("another comparison runs"), "{error}");
+        drop(held);
+        lock(&path).unwrap();
     }
 }

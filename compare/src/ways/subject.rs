@@ -5,6 +5,7 @@ use std::fs::File;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::MetadataExt;
+use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 
@@ -261,7 +262,8 @@ impl Drop for Neighbour {
 
 /// Runs `ip`.
 pub(crate) fn ip(arguments: &[&str]) -> Result<(), WayError> {
-    let output = std::process::Command::new("ip").args(arguments).output();
+    // A terminal's Ctrl-C is for this program, which may just be taking things back by this one.
+    let output = std::process::Command::new("ip").args(arguments).process_group(0).output();
     let output = output.map_err(system("start ip (package iproute2)"))?;
     if output.status.success() {
         return Ok(());

@@ -65,8 +65,13 @@ impl Session<'_> {
         self.rounds(Workload::Web, ways, |session, runner, running, round| {
             let address = running.instance.address(port)?;
             let before = running.instance.cpu_us();
-            let result =
-                http::web_client(address, &path, requests, CONNECTIONS).map_err(refused)?;
+            let result = http::web_client_while(address, &path, requests, CONNECTIONS, &|| {
+                !session.is_interrupted()
+            });
+            if session.is_interrupted() {
+                return Err(WayError::Interrupted);
+            }
+            let result = result.map_err(refused)?;
             let after = running.instance.cpu_us();
             if round.run.is_some() {
                 let way = runner.id();

@@ -111,8 +111,14 @@ impl Session<'_> {
         if let Some(usage) = usage {
             self.table.add("memory.pss", way, usage.pss_bytes as f64);
         }
-        let whole = us(after.at.saturating_duration_since(started));
-        self.table.add("churn", way, 60e6 / whole.max(1.0));
+        // Watching one that stays isn't its own time.
+        let whole = match seen.ready.or(seen.first) {
+            Some(up) if seen.runs => {
+                up.at.saturating_duration_since(started) + (after.at - before.at)
+            }
+            _ => after.at.saturating_duration_since(started),
+        };
+        self.table.add("churn", way, 60e6 / us(whole).max(1.0));
         let mut reach = |name: &str, at: Option<Moment>| {
             if let Some(moment) = at {
                 let at_us = us(moment.at.saturating_duration_since(started));
@@ -150,8 +156,10 @@ impl Session<'_> {
             return Ok(Seen { first, ready: None, runs });
         }
         // The user's command: its end is awaited for a while, and its exit code looked at.
-        while said.len() < KEPT_BYTES {
-            let more = match read_some(&mut output, Instant::now() + SETTLED, self.interrupt) {
+        let watched = Instant::now() + WATCHED;
+        loop {
+            let settled = watched.min(Instant::now() + SETTLED);
+            let more = match read_some(&mut output, settled, self.interrupt) {
                 Ok(more) if more.is_empty() => break,
                 Ok(more) => more,
                 Err(crate::ways::Stopped::Late) => {
@@ -163,8 +171,8 @@ impl Session<'_> {
                 }
             };
             said.extend(more);
+            said.truncate(KEPT_BYTES);
         }
-        drain(output);
         match instance.wait()? {
             0 => Ok(Seen { first, ready: None, runs: false }),
             code => Err(ended(code, &said)),
@@ -274,8 +282,9 @@ impl Session<'_> {
     }
 }
 
-/// How long a command must be silent to be taken for one that stays.
+/// How long a command must be silent to be taken for one that stays, and how long it may talk.
 const SETTLED: Duration = Duration::from_secs(5);
+const WATCHED: Duration = Duration::from_secs(60);
 
 /// What a start has shown.
 #[derive(Debug, Default)]

@@ -10,6 +10,7 @@
 use std::fmt;
 use std::io::{self, Write as _};
 use std::net::IpAddr;
+use std::os::unix::process::CommandExt as _;
 use std::process::{Command, Stdio};
 
 use crate::record::{Endpoint, Network, PublishedPort};
@@ -32,6 +33,8 @@ fn load(script: &str) -> Result<(), NetworkError> {
     };
     let spawned = Command::new(program)
         .args(["-f", "-"])
+        // A terminal's Ctrl-C is for this program, which may just be taking things back by this one.
+        .process_group(0)
         .stdin(Stdio::piped())
         .stdout(Stdio::null())
         .stderr(Stdio::piped())

@@ -83,9 +83,7 @@ impl CompareArgs {
 
 /// Measures, and takes back all that it has mounted and started.
 pub(crate) fn measure(target: &Target<'_>, level: LevelFilter) -> Result<Report, CliError> {
-    let interrupt = Interrupt::by_signals()
-        .map_err(|source| CliError::System { what: "signals can't be caught", source })?;
-    let comparison = prepare(target, &interrupt, level)?;
+    let (comparison, _) = prepare(target, level)?;
     let progress = Progress::new(target.quiet);
     let report = comparison.run(&progress);
     progress.finish();
@@ -103,16 +101,16 @@ pub(crate) fn code(report: &Report) -> u8 {
     api::exit::STOPPED
 }
 
-fn prepare(
-    target: &Target<'_>,
-    interrupt: &Interrupt,
-    level: LevelFilter,
-) -> Result<Comparison, CliError> {
+/// Pulls the image, and gets everything ready. Only then there's something to be taken back, and
+/// Ctrl-C doesn't just end the process any more.
+fn prepare(target: &Target<'_>, level: LevelFilter) -> Result<(Comparison, Interrupt), CliError> {
     let engine = container::engine(level)?;
     image::provide(&engine, target.image, None, Pull::Missing, target.quiet)?;
     let vmctl = env::current_exe()
         .map_err(|source| CliError::System { what: "this program can't be found", source })?;
     let probe = find_beside(&vmctl, PROBE, "VMCTL_PROBE").ok_or(CompareError::NoProbe)?;
+    let interrupt = Interrupt::by_signals()
+        .map_err(|source| CliError::System { what: "signals can't be caught", source })?;
     let how = target.how;
     let kernel = engine.info().ok().and_then(|info| info.kernel);
     let options = Options {
@@ -136,7 +134,8 @@ fn prepare(
         command_line: command_line(),
         interrupt: interrupt.clone(),
     };
-    Ok(Comparison::prepare(options).map_err(CompareError::from)?)
+    let comparison = Comparison::prepare(options).map_err(CompareError::from)?;
+    Ok((comparison, interrupt))
 }
 
 /// The full VM's kernel and disk, if it's known which ones.

@@ -41,6 +41,21 @@ pub fn web_client(
     requests: u64,
     connections: u64,
 ) -> Result<WebResult, ProbeError> {
+    web_client_while(address, path, requests, connections, &|| true)
+}
+
+/// The same for as long as it's to go on, which is asked before each request.
+///
+/// # Errors
+///
+/// As [`web_client`]'s.
+pub fn web_client_while(
+    address: SocketAddr,
+    path: &str,
+    requests: u64,
+    connections: u64,
+    goes_on: &(dyn Fn() -> bool + Sync),
+) -> Result<WebResult, ProbeError> {
     in_range("--requests", requests, 1, MAX_REQUESTS)?;
     in_range("--connections", connections, 1, MAX_CONNECTIONS.min(requests))?;
     check_path(path)?;
@@ -56,7 +71,8 @@ pub fn web_client(
             .iter_mut()
             .map(|client| {
                 let (left, request) = (&left, request.as_bytes());
-                thread::Builder::new().spawn_scoped(scope, move || client.run(request, left))
+                thread::Builder::new()
+                    .spawn_scoped(scope, move || client.run(request, left, goes_on))
             })
             .collect();
         started
@@ -115,10 +131,16 @@ impl Connection {
     }
 
     /// Takes requests until none are left. If one fails, the others stop, too.
-    fn run(&mut self, request: &[u8], left: &AtomicU64) -> Result<Seen, ProbeError> {
+    fn run(
+        &mut self,
+        request: &[u8],
+        left: &AtomicU64,
+        goes_on: &(dyn Fn() -> bool + Sync),
+    ) -> Result<Seen, ProbeError> {
         let mut seen = Seen::default();
         let one_less = |left: u64| left.checked_sub(1);
-        while left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok() {
+        let take = || left.fetch_update(Ordering::Relaxed, Ordering::Relaxed, one_less).is_ok();
+        while goes_on() && take() {
             if let Err(error) = self.request(request, &mut seen) {
                 left.store(0, Ordering::Relaxed);
                 return Err(error);

@@ -7,7 +7,7 @@ mod response;
 mod server;
 
 pub use connect::{Answer, connect, connect_while};
-pub use load::web_client;
+pub use load::{web_client, web_client_while};
 pub use server::web_server;
 
 /// The longest head of a request or an answer.

@@ -82,6 +82,14 @@ fn server_that_never_answers_anything_is_an_error() {
 }
 
 #[test]
+fn clients_end_when_they_are_told_to() {
+    let asked = AtomicU32::new(0);
+    let goes_on = || asked.fetch_add(1, Ordering::Relaxed) < 7;
+    let result = web_client_while(server(), "/", 1 << 24, 2, &goes_on).unwrap();
+    assert_eq!(result.requests, 7);
+}
+
+#[test]
 fn endless_head_is_an_error() {
     let endless = other(|stream| {
         request(stream);

@@ -4,7 +4,7 @@ use maud::{Markup, html};
 
 use super::{mark, shown, ways};
 use crate::model::{Aspect, Outcome, Report, Row, Verdict, WayId, Workload};
-use crate::report::quantity::{interval, quantity};
+use crate::report::quantity::{interval, quantity, spread};
 
 /// A verdict's word; only what reached the host is in capitals.
 fn word(verdict: Verdict) -> String {
@@ -101,7 +101,10 @@ pub(super) fn all_rows(report: &Report) -> Markup {
             h2 id="rows-heading" { "All rows" }
             div class="card scroll" tabindex="0" role="region" aria-label="All rows, a table that scrolls" {
                 table class="rows" {
-                    caption { "Medians with their 95 % intervals; in brackets, the number of outliers" }
+                    caption {
+                        "Medians with their " (spread(report.settings.runs as usize))
+                        "s; in brackets, the number of outliers"
+                    }
                     thead { (heads("Measurement", &ways)) }
                     @for workload in Workload::ALL {
                         (group(report, workload, &ways))

@@ -5,6 +5,7 @@ use maud::{Markup, html};
 use super::{mark, shown};
 use crate::model::{Report, Unit};
 use crate::report::quantity::{counted, quantity};
+use crate::statistics::ENOUGH;
 
 pub(super) fn section(report: &Report) -> Markup {
     html! {
@@ -93,13 +94,20 @@ fn statistics(report: &Report) -> Markup {
             p {
                 "Each figure was taken " strong { (counted(settings.runs, "time")) } ", after "
                 (counted(settings.warm_ups, "run")) " that didn’t count. The ways took turns, so that what "
-                "disturbs the host disturbs them all alike."
+                "disturbs the host disturbs them all alike. Sizes, density and isolation were found once, one "
+                "way after the other."
             }
             p {
                 "A figure is the " strong { "median" } ": half of the samples are below it, half above. "
-                "Its " strong { "95 % interval" } " is the bootstrap’s: samples were drawn anew from the samples, "
-                "2,000 times, and 95 % of these medians are within it. If two intervals don’t overlap, the "
-                "difference is hardly chance; if they do, don’t make much of it."
+                @if (settings.runs as usize) < ENOUGH {
+                    "Beside it is the samples’ " strong { "range" } ", from the least to the largest: from fewer "
+                    "than five samples it can’t be told how far the median is to be trusted. Don’t make much of "
+                    "small differences; " code { "--runs" } " takes more."
+                } @else {
+                    "Its " strong { "95 % interval" } " is the bootstrap’s: samples were drawn anew from the "
+                    "samples, 2,000 times, and 95 % of these medians are within it. If two intervals don’t "
+                    "overlap, the difference is hardly chance; if they do, don’t make much of it."
+                }
             }
             p {
                 "An " strong { "outlier" } " is farther from the middle half of the samples than one and a half "

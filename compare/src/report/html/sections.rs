@@ -5,7 +5,7 @@ use maud::{Markup, PreEscaped, html};
 use super::charts::{Measure, bars, curves, gantt, race as race_chart};
 use super::{mark, shown, ways};
 use crate::model::{Better, Report, Row, Unit, Workload};
-use crate::report::quantity::quantity;
+use crate::report::quantity::{quantity, spread};
 
 /// The widths of charts that fill the page: a screen's and a telephone's.
 const WIDE: u32 = 1038;
@@ -65,8 +65,8 @@ pub(super) fn measurements(report: &Report) -> Markup {
         section id="measurements" aria-labelledby="measurements-heading" {
             h2 id="measurements-heading" { "What was measured" }
             p class="about" {
-                "Bars are medians, the line across a bar’s end is the median’s 95 % interval, each dot is a "
-                "sample, and rings are outliers, which count. × is how many times the first way’s it is. A bar that "
+                "Bars are medians, the line across a bar’s end is the "
+                (spread(report.settings.runs as usize)) ", each dot is a sample, and rings are outliers, which count. × is how many times the first way’s it is. A bar that "
                 "would make slivers of the others is broken off."
             }
             @for (workload, rows) in &groups {

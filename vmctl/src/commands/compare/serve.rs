@@ -25,9 +25,8 @@ pub(super) fn run(
 ) -> Result<u8, CliError> {
     // A port that's taken is known before anything is pulled or mounted.
     let server = Server::bind(Some(address), allow_remote).map_err(CompareError::from)?;
-    let signals = Interrupt::by_signals()
-        .map_err(|source| CliError::System { what: "signals can't be caught", source })?;
-    let comparison = Arc::new(prepare(target, &signals, level)?);
+    let (comparison, signals) = prepare(target, level)?;
+    let comparison = Arc::new(comparison);
     let show = Show {
         image: comparison.image().reference.clone(),
         runners: comparison.runners().to_vec(),

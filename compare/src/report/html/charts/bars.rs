@@ -7,7 +7,7 @@ use super::{
     write,
 };
 use crate::model::{Figure, Outcome, Row, WayId};
-use crate::report::quantity::{interval, quantity, times};
+use crate::report::quantity::{interval, quantity, spread, times};
 use crate::report::text::visible;
 
 /// The width, which fits a telephone's.
@@ -44,10 +44,11 @@ fn describe(row: &Row, way: WayId) -> String {
                 0 => String::new(),
                 count => format!(", {count} of {} samples outliers", figure.samples.len()),
             };
-            format!(
-                "{}, 95 % interval {low} to {high}{outliers}",
-                quantity(row.unit, figure.median)
-            )
+            let median = quantity(row.unit, figure.median);
+            match figure.samples.len() {
+                1 => median,
+                count => format!("{median}, {} {low} to {high}{outliers}", spread(count)),
+            }
         }
         Some(Outcome::Said { text }) => visible(text),
         Some(Outcome::Failed { reason }) => format!("failed: {}", visible(reason)),
