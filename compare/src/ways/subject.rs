@@ -185,6 +185,9 @@ impl Drop for Subject {
         if let Err(error) = removed {
             log::warn!("{}: {error}", self.probe_image);
         }
+        if let Err(error) = self.engine.sweep_templates() {
+            log::warn!("templates of {}: {error}", self.probe_image);
+        }
     }
 }
 

@@ -10,6 +10,7 @@ use crate::error::{RuntimeError, file};
 use crate::files;
 use crate::options::{Pruned, Volume};
 use crate::record::State;
+use crate::supervisor;
 use crate::usage::disk_bytes;
 use crate::volumes::Volumes;
 
@@ -134,6 +135,14 @@ impl Engine {
             pruned.removed.push(dir.file_name().unwrap_or_default().to_string_lossy().into_owned());
         }
         Ok(pruned)
+    }
+
+    /// Removes the warm templates of images that are gone, as making another one does.
+    ///
+    /// # Errors
+    /// The lock can't be taken.
+    pub fn sweep_templates(&self) -> Result<(), RuntimeError> {
+        supervisor::sweep_templates(self)
     }
 
     pub(crate) fn volume_store(&self) -> Volumes {

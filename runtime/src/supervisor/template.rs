@@ -220,6 +220,19 @@ fn save(socket: &Path, dir: &Path) -> Result<(), RuntimeError> {
     saved.map_err(refused)
 }
 
+/// Removes templates of images that are gone, unless somebody makes one now, who does that first.
+pub(crate) fn sweep_unless_busy(engine: &Engine) -> Result<(), RuntimeError> {
+    let all = engine.paths().templates();
+    if !all.exists() {
+        return Ok(());
+    }
+    let lock = all.join("lock");
+    if let Some(_lock) = LockFile::try_take(&lock).map_err(file("lock", &lock))? {
+        sweep(engine, &all);
+    }
+    Ok(())
+}
+
 /// Removes templates of images that are gone, and what a killed process has left. Whoever calls it
 /// holds the lock.
 fn sweep(engine: &Engine, all: &Path) {

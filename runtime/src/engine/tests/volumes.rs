@@ -69,6 +69,17 @@ fn use_of_disks_and_counts_add_up() {
     let info = host.engine.info().unwrap();
     assert_eq!((info.running, info.stopped, info.paused), (1, 1, 0));
     assert_eq!((info.images, info.volumes, info.templates), (1, 2, 1));
+    // A template of an image that's gone goes, others stay; while one is made, nothing does.
+    let gone = host.engine.paths.templates().join("gone");
+    std::fs::create_dir_all(&gone).unwrap();
+    std::fs::write(gone.join("image"), format!("sha256:{}", "0".repeat(64))).unwrap();
+    let lock = host.engine.paths.templates().join("lock");
+    let held = crate::files::LockFile::try_take(&lock).unwrap();
+    host.engine.sweep_templates().unwrap();
+    assert!(gone.exists());
+    drop(held);
+    host.engine.sweep_templates().unwrap();
+    assert!(!gone.exists() && template.exists());
     assert_eq!(host.engine.prune_templates().unwrap().removed, ["key"]);
     assert_eq!(host.engine.disk_usage().unwrap().templates, crate::Usage::default());
     host.engine.stop("one", None, None).unwrap();
