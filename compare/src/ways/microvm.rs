@@ -1,8 +1,9 @@
 //! MicroVMs: `vmctl run`, as people call it.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::process::Command;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use api::event::Event;
@@ -30,7 +31,11 @@ pub struct MicroVms {
     subject: Arc<Subject>,
     warm: bool,
     kernel: String,
+    /// Addresses of instances, which the network may not know of yet.
+    addresses: Addresses,
 }
+
+type Addresses = Arc<Mutex<BTreeSet<Ipv4Addr>>>;
 
 impl MicroVms {
     /// Boots VMs, or restores them from a template that the first one makes.
@@ -38,34 +43,39 @@ impl MicroVms {
         let info = subject.engine.info().ok();
         let kernel = info.and_then(|info| info.kernel);
         let kernel = kernel.and_then(|path| Some(path.file_name()?.to_string_lossy().into_owned()));
-        Self { subject, warm, kernel: kernel.unwrap_or_default() }
+        Self { subject, warm, kernel: kernel.unwrap_or_default(), addresses: Arc::default() }
     }
 
-    /// An address that nobody has.
-    fn free_address(&self, bridge: &network::Network) -> Result<Ipv4Addr, WayError> {
+    /// Takes an address that nobody has.
+    fn take_address(&self, bridge: &network::Network) -> Result<Address, WayError> {
+        let mut ours = self.addresses.lock().unwrap_or_else(PoisonError::into_inner);
         let networks = self.subject.engine.networks().map_err(refused)?;
         let taken = networks.endpoints(bridge).map_err(refused)?;
         let last = u32::from(bridge.subnet4.broadcast());
         let first = u32::from(bridge.subnet4.network()) + FIRST_FROM_THE_END;
         // Each way begins elsewhere: an address is free again a moment after its VM is gone.
         let offset = FIRST_FROM_THE_END + if self.warm { 64 } else { 0 };
-        (first..last.saturating_sub(offset))
-            .rev()
-            .map(Ipv4Addr::from)
-            .find(|address| !taken.iter().any(|endpoint| endpoint.ipv4 == *address))
-            .ok_or_else(|| WayError::Unavailable("the network has no address left".to_owned()))
+        let is_free = |address: &Ipv4Addr| {
+            !ours.contains(address) && !taken.iter().any(|endpoint| endpoint.ipv4 == *address)
+        };
+        let found = (first..last.saturating_sub(offset)).rev().map(Ipv4Addr::from).find(is_free);
+        let address = found
+            .ok_or_else(|| WayError::Unavailable("the network has no address left".to_owned()))?;
+        ours.insert(address);
+        Ok(Address { address, all: Arc::clone(&self.addresses) })
     }
 
     fn connect(&self, command: &mut Command) -> Result<Connection, WayError> {
         let networks = self.subject.engine.networks().map_err(refused)?;
         let bridge = networks.get(network::DEFAULT_NETWORK).map_err(refused)?;
-        let address = self.free_address(&bridge)?;
+        let taken = self.take_address(&bridge)?;
+        let address = taken.address;
         // An address can be asked for on a network that's named only.
         command.args(["--network", network::DEFAULT_NETWORK, "--ip", &address.to_string()]);
         let mac = network::mac_of(address);
         // Before the first VM there's no bridge.
         let neighbour = Neighbour::add(IpAddr::V4(address), mac, &bridge.bridge).ok();
-        Ok(Connection { address, _neighbour: neighbour })
+        Ok(Connection { lease: taken, _neighbour: neighbour })
     }
 }
 
@@ -75,8 +85,20 @@ fn refused(error: impl std::fmt::Display) -> WayError {
 
 /// Where a VM is on the network.
 struct Connection {
-    address: Ipv4Addr,
+    lease: Address,
     _neighbour: Option<Neighbour>,
+}
+
+/// An address that no other instance gets until it's dropped.
+struct Address {
+    address: Ipv4Addr,
+    all: Addresses,
+}
+
+impl Drop for Address {
+    fn drop(&mut self) {
+        self.all.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.address);
+    }
 }
 
 impl Runner for MicroVms {
@@ -162,7 +184,7 @@ impl Instance for MicroVm {
         let connection = self.connection.as_ref();
         let connection =
             connection.ok_or_else(|| WayError::Unavailable("it has no network".to_owned()))?;
-        Ok(at(IpAddr::V4(connection.address), port))
+        Ok(at(IpAddr::V4(connection.lease.address), port))
     }
 
     fn steps(&mut self) -> Vec<Step> {

@@ -55,6 +55,9 @@ pub(crate) fn run(args: &BenchArgs, level: LevelFilter) -> Result<u8, CliError> 
         ways: args.how.ways_or(&[WayId::MicrovmCold, WayId::MicrovmWarm]),
         runs: args.how.runs_or(RUNS),
         workloads: vec![Workload::Start],
+        // A start is a start, and one at a time.
+        scale: 1.0,
+        most: 1,
         quiet: args.quiet,
     };
     let report = measure(&target, level)?;

@@ -64,6 +64,8 @@ pub(crate) struct Target<'a> {
     pub(crate) ways: Vec<WayId>,
     pub(crate) runs: u32,
     pub(crate) workloads: Vec<Workload>,
+    pub(crate) scale: f64,
+    pub(crate) most: u32,
     pub(crate) quiet: bool,
 }
 
@@ -76,6 +78,8 @@ impl CompareArgs {
             ways: self.how.ways_or(&WayId::ALL),
             runs: self.how.runs_or(RUNS),
             workloads: self.workloads(),
+            scale: self.scale,
+            most: self.most,
             quiet: self.quiet,
         }
     }
@@ -129,8 +133,8 @@ fn prepare(target: &Target<'_>, level: LevelFilter) -> Result<(Comparison, Inter
         memory_mib: how.memory,
         port: how.port,
         path: how.path.clone(),
-        scale: how.scale,
-        most_instances: how.most,
+        scale: target.scale,
+        most_instances: target.most,
         command_line: command_line(),
         interrupt: interrupt.clone(),
     };

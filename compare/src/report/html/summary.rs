@@ -8,13 +8,20 @@ use crate::model::{Host, Report, Row, Unit, Verdict, WayId};
 use crate::report::quantity::{counted, quantity};
 
 pub(super) fn header(report: &Report) -> Markup {
+    // A full VM runs its own disk.
+    let of_image = report.ways.iter().filter(|way| way.id != WayId::FullVm).count();
     html! {
         header {
             p class="eyebrow" { "vmctl compare" }
             h1 { (shown(&report.image.reference)) }
             p class="lead" {
-                "The same image, the same bytes, " (in_ways(report.ways.len()))
-                ": measured side by side on one host."
+                @if of_image == 0 {
+                    "A full VM: measured on one host."
+                } @else {
+                    "The same image, the same bytes, " (in_ways(of_image))
+                    @if of_image < report.ways.len() { ", and a full VM that does the same work" }
+                    ": measured side by side on one host."
+                }
             }
             p class="where" { (place(&report.host)) " · " (shown(&report.started_at)) }
         }

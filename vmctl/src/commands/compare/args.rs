@@ -10,8 +10,9 @@ use crate::size;
 
 /// Compare an image as a container and as a virtual machine: what each costs, what each isolates.
 ///
-/// The same image, the same bytes, runs in up to four ways, which take turns: a container by an OCI
-/// runtime of this host, a microVM that boots, a microVM out of a template, and a full VM.
+/// The same image, the same bytes, runs in up to three ways, which take turns: a container by an OCI
+/// runtime of this host, a microVM that boots, a microVM out of a template. A full VM with a
+/// distribution of its own does the same work beside them.
 #[derive(Debug, Args)]
 #[command(override_usage = "vmctl compare [OPTIONS] IMAGE [-- COMMAND [ARG...]]\n       \
                       vmctl compare --from FILE [--html FILE | --json | --csv]\n       \
@@ -38,6 +39,15 @@ pub(crate) struct CompareArgs {
         default_value = "all"
     )]
     workload: Vec<WorkloadArg>,
+
+    /// How much work each workload does: 1 is a moment's on a machine of our days.
+    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = scale)]
+    pub(super) scale: f64,
+
+    /// The most instances of the density's measurement.
+    #[arg(long, value_name = "N", default_value_t = 8,
+        value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(super) most: u32,
 
     /// Write the report as a web page that needs nothing else.
     #[arg(long, value_name = "FILE")]
@@ -123,15 +133,6 @@ pub(crate) struct HowArgs {
     /// The path that the server is asked for.
     #[arg(long, value_name = "PATH", default_value = "/")]
     pub(super) path: String,
-
-    /// How much work each workload does: 1 is a moment's on a machine of our days.
-    #[arg(long, value_name = "FACTOR", default_value_t = 1.0, value_parser = scale)]
-    pub(super) scale: f64,
-
-    /// The most instances of the density's measurement.
-    #[arg(long, value_name = "N", default_value_t = 8,
-        value_parser = clap::value_parser!(u32).range(1..=1000))]
-    pub(super) most: u32,
 
     /// The disk that full VMs boot: an image, raw or qcow2, of one file system with an init system
     /// [default: debian.img beside vmctl]. It isn't written to.
