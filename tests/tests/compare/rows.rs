@@ -6,6 +6,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result, ensure};
 use integration_tests::artifacts;
+use serde_json::Value;
 
 use crate::support::{cell, compare, host, median, observation, read};
 
@@ -128,6 +129,22 @@ fn worse_by(report: &mut serde_json::Value, factor: f64) -> Result<()> {
             }
         }
     }
+    Ok(())
+}
+
+#[test]
+fn a_server_that_speaks_no_http_is_ready_when_it_answers_anything() -> Result<()> {
+    let host = host()?;
+    let line = "--workload start,web --runs 1 --warm-ups 1 --only container,microvm-warm redis";
+    let report = compare(&host, line)?;
+    for way in ["container", VM] {
+        ensure!(median(&report, "start.ready", way)? > 0.0);
+        ensure!(median(&report, "stop", way)? > 0.0);
+        ensure!(cell(&report, "web.requests", way)?["outcome"] == "not-applicable");
+    }
+    let notes = report["notes"].as_array().context("notes")?;
+    let told = |note: &Value| note.as_str().is_some_and(|note| note.contains("doesn't speak HTTP"));
+    ensure!(notes.iter().any(told), "{notes:?}");
     Ok(())
 }
 
