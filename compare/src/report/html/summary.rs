@@ -53,11 +53,7 @@ fn place(host: &Host) -> String {
 pub(super) fn caveats(report: &Report) -> Markup {
     let failures: Vec<_> =
         report.ways.iter().filter_map(|way| Some((way.id, way.failure.as_ref()?))).collect();
-    let host = &report.host;
-    if report.notes.is_empty()
-        && failures.is_empty()
-        && !(report.interrupted || host.emulated || host.counts_instructions)
-    {
+    if report.notes.is_empty() && failures.is_empty() && !report.interrupted {
         return html! {};
     }
     html! {
@@ -65,11 +61,6 @@ pub(super) fn caveats(report: &Report) -> Markup {
             h2 { "Before you read the figures" }
             ul {
                 @if report.interrupted { li { "The comparison was interrupted: what isn't here was not measured." } }
-                @if host.counts_instructions {
-                    li { "The host's clock counts instructions: only ratios mean something." }
-                } @else if host.emulated {
-                    li { "The host is itself an emulated machine: times are no machine's of iron." }
-                }
                 @for (way, reason) in failures {
                     li { strong { (way.title()) } " failed: " (shown(reason)) }
                 }
