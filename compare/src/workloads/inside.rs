@@ -102,9 +102,14 @@ impl Session<'_> {
         let bytes = self.amount(FILE_BYTES.max(LEAST_FILE_BYTES / self.plan.scale));
         let operations = self.amount(OPERATIONS);
         let words = ["disk", "--dir", "/", "--bytes", &bytes, "--block", BLOCK];
-        let words: Vec<_> =
+        let mut words: Vec<_> =
             words.into_iter().chain(["--operations", &operations, "--direct"]).collect();
+        // A full VM's disk may have one where the image has none.
+        if self.by_fio == Some(false) {
+            words.push("--no-fio");
+        }
         let result: DiskResult = running.probe(&words)?;
+        self.by_fio.get_or_insert(result.tool.starts_with("fio"));
         if !counts {
             return Ok(());
         }

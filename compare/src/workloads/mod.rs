@@ -97,6 +97,7 @@ pub fn measure(
         observer,
         interrupt,
         answer: Answer::Http,
+        by_fio: None,
         table: Table::default(),
         findings: Findings::default(),
         names: 0,
@@ -145,6 +146,8 @@ struct Session<'a> {
     interrupt: &'a Interrupt,
     /// What the image's server is known to speak.
     answer: Answer,
+    /// Whether disks are measured by `fio`, once the first one was.
+    by_fio: Option<bool>,
     table: Table,
     findings: Findings,
     names: u32,
