@@ -262,7 +262,13 @@ pub(super) fn plain(error: Option<&str>) -> &str {
 
 #[cfg(test)]
 mod tests {
+    use std::io::PipeReader;
+    use std::net::SocketAddr;
+    use std::time::Instant;
+
     use super::*;
+    use crate::model::Step;
+    use crate::ways::{Instance, Output, PROBE_PATH, Usage};
 
     fn result(done: bool, refused: bool) -> AttemptResult {
         AttemptResult { done, refused, ..AttemptResult::default() }
@@ -291,6 +297,67 @@ mod tests {
         let error = Some("Resource temporarily unavailable (os error 11)".to_owned().into());
         let bounded = AttemptResult { error, ..endless };
         assert_eq!(judge("fork", &bounded, true, false).1, Contained);
+    }
+
+    /// An instance beside another one, which answers in one way only.
+    struct Neighbour(fn() -> Result<Output, WayError>);
+
+    impl Instance for Neighbour {
+        fn exec(&self, command: &[&str]) -> Result<Output, WayError> {
+            assert_eq!(command, [PROBE_PATH, "facts"]);
+            (self.0)()
+        }
+
+        fn started(&self) -> Instant {
+            Instant::now()
+        }
+
+        fn output(&mut self) -> Option<PipeReader> {
+            None
+        }
+
+        fn address(&mut self, _port: u16) -> Result<SocketAddr, WayError> {
+            Err(WayError::Interrupted)
+        }
+
+        fn steps(&mut self) -> Vec<Step> {
+            Vec::new()
+        }
+
+        fn usage(&self) -> Result<Usage, WayError> {
+            Ok(Usage::default())
+        }
+
+        fn try_wait(&mut self) -> Result<Option<i32>, WayError> {
+            Ok(None)
+        }
+
+        fn wait(&mut self) -> Result<i32, WayError> {
+            Ok(0)
+        }
+
+        fn stop(&mut self) -> Result<(), WayError> {
+            Ok(())
+        }
+    }
+
+    #[test]
+    fn a_look_that_is_ended_says_nothing_of_the_neighbour() {
+        let look = |answer| Outside::look(&Running { instance: Box::new(Neighbour(answer)) });
+        let interrupted = look(|| Err(WayError::Interrupted));
+        assert!(matches!(interrupted, Err(WayError::Interrupted)), "{interrupted:?}");
+        let gone = look(|| Ok(Output { code: 137, ..Output::default() })).unwrap();
+        assert!(!gone.neighbour_answers);
+        let facts = || {
+            let stdout = serde_json::to_string(&Facts::default()).unwrap();
+            Ok(Output { stdout, ..Output::default() })
+        };
+        let there = look(facts).unwrap();
+        assert!(there.neighbour_answers && there.neighbour_name.is_some());
+        // Nobody can be asked what they notice who don't answer before anything is tried.
+        let before = |answer| Outside::before(&Running { instance: Box::new(Neighbour(answer)) });
+        assert_eq!(before(facts).unwrap(), there);
+        assert!(before(|| Ok(Output { code: 137, ..Output::default() })).is_err());
     }
 
     #[test]
