@@ -85,8 +85,9 @@ fn refused(error: impl std::fmt::Display) -> WayError {
 
 /// Where a VM is on the network.
 struct Connection {
-    lease: Address,
+    // Taken back before somebody else can have the address.
     _neighbour: Option<Neighbour>,
+    lease: Address,
 }
 
 /// An address that no other instance gets until it's dropped.

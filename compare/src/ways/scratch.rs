@@ -37,7 +37,12 @@ impl Scratch {
     /// Another comparison runs, or the directory can't be made.
     pub fn create(data_root: &Path) -> Result<Self, WayError> {
         let is_root = rustix::process::geteuid().is_root();
-        Self::create_locked(data_root, is_root.then_some(Path::new(HOST_LOCK)))
+        let host_lock = is_root.then_some(Path::new(HOST_LOCK));
+        let mut scratch = Self::create_locked(data_root, host_lock)?;
+        if is_root {
+            scratch.provide_overlays()?;
+        }
+        Ok(scratch)
     }
 
     fn create_locked(data_root: &Path, host_lock: Option<&Path>) -> Result<Self, WayError> {
@@ -47,14 +52,11 @@ impl Scratch {
         let locks = host_lock.into_iter().chain([own_lock.as_path()]).map(lock);
         let locks = locks.collect::<Result<_, _>>()?;
         let (path, disks) = (dir.join("work"), dir.join("disks"));
-        let mut scratch = Self { path, disks, in_memory: false, _locks: locks };
+        let scratch = Self { path, disks, in_memory: false, _locks: locks };
         networks::remove_leftovers(&scratch.path);
         scratch.clear();
         for dir in [&scratch.path, &scratch.disks] {
             fs::create_dir(dir).map_err(system(format!("create {}", dir.display())))?;
-        }
-        if host_lock.is_some() {
-            scratch.provide_overlays()?;
         }
         Ok(scratch)
     }
@@ -237,12 +239,13 @@ mod tests {
 
     #[test]
     fn host_has_one_lock_for_all_data_roots() {
-        let host = tempfile::tempdir().unwrap();
-        let path = host.path().join("lock");
-        let held = lock(&path).unwrap();
-        let error = lock(&path).unwrap_err();
+        let dirs = [(); 3].map(|()| tempfile::tempdir().unwrap());
+        let lock = dirs[2].path().join("lock");
+        let create = |number: usize| Scratch::create_locked(dirs[number].path(), Some(&lock));
+        let first = create(0).unwrap();
+        let error = create(1).unwrap_err();
         assert!(error.to_string().contains("another comparison runs"), "{error}");
-        drop(held);
-        lock(&path).unwrap();
+        drop(first);
+        create(1).unwrap();
     }
 }

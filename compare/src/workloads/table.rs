@@ -50,7 +50,7 @@ const ROWS: &[Known] = &[
     ),
     noted(
         row("start.ready", "start, ready", Workload::Start, Microseconds, Lower),
-        "a server's first HTTP answer; a full VM's login prompt",
+        "a server's first answer; a full VM's login prompt",
     ),
     row("start.ready.cpu", "ready, CPU time", Workload::Start, CpuMicroseconds, Lower),
     row("stop", "stop", Workload::Start, Microseconds, Lower),

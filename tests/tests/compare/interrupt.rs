@@ -107,6 +107,7 @@ fn wait_for(output: impl Read + Send + 'static, words: &str) -> Result<()> {
 fn nothing_is_left(host: &Host) -> Result<()> {
     ensure!(host.ok("ps --all --quiet")?.is_empty());
     ensure!(!host.path("data/compare/work").exists());
+    ensure!(!host.path("data/compare/disks").exists());
     let mounts = fs::read_to_string("/proc/self/mountinfo")?;
     ensure!(!mounts.contains("compare/work"), "{mounts}");
     let namespaces = fs::read_dir("/run/netns").map(Iterator::count).unwrap_or(0);
@@ -121,5 +122,11 @@ fn nothing_is_left(host: &Host) -> Result<()> {
     ensure!(!routes.contains("004012C6"), "{routes}");
     let images = host.ok("images --all --format {{.Repository}}")?;
     ensure!(!images.contains("<none>"), "the image with our program in it: {images}");
+    // Warm templates stay, but not those of that image.
+    for template in fs::read_dir(host.path("data/templates")).into_iter().flatten().flatten() {
+        if let Ok(image) = fs::read_to_string(template.path().join("image")) {
+            host.ok(&format!("image inspect {image}"))?;
+        }
+    }
     Ok(())
 }

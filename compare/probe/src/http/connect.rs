@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::check_path;
+use super::load::is_closed;
 use super::response::{Reader, Response, ResponseError};
 use crate::ProbeError;
 use crate::distribution::nanoseconds;
@@ -86,13 +87,11 @@ pub fn connect_while(
         };
         let last = match attempt(address, &request, left().unwrap_or(PAUSE), limit) {
             Ok(response) => return answered(Some(response.status)),
-            Err(ResponseError::Invalid(_) | ResponseError::Closed) if wanted == Answer::Any => {
-                return answered(None);
-            }
+            Err(error) if wanted == Answer::Any && is_strange(&error) => return answered(None),
             Err(error) => error,
         };
         strange = match (&last, strange) {
-            (ResponseError::Io(_), _) => None,
+            (error, _) if !is_strange(error) => None,
             (_, None) => Some((Instant::now(), 1)),
             (_, Some((since, count))) => Some((since, count + 1)),
         };
@@ -107,6 +106,11 @@ pub fn connect_while(
         // who is to answer.
         thread::sleep(PAUSE.max(limit / 20));
     }
+}
+
+/// Whether somebody was there, who spoke something else or hung up.
+fn is_strange(error: &ResponseError) -> bool {
+    matches!(error, ResponseError::Invalid(_)) || is_closed(error)
 }
 
 fn attempt(

@@ -192,7 +192,7 @@ impl Connection {
 }
 
 /// Whether a connection was closed before there was an answer.
-fn is_closed(error: &ResponseError) -> bool {
+pub(super) fn is_closed(error: &ResponseError) -> bool {
     use std::io::ErrorKind::{BrokenPipe, ConnectionReset};
     match error {
         ResponseError::Closed => true,
