@@ -15,7 +15,16 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("runtime", &["agent-proto", "api", "image", "network"]),
     (
         "compare",
-        &["agent-proto", "api", "compare-probe", "image", "metering", "network", "runtime"],
+        &[
+            "agent-proto",
+            "api",
+            "compare-probe",
+            "devices",
+            "image",
+            "metering",
+            "network",
+            "runtime",
+        ],
     ),
     ("compare-probe", &[]),
     ("sys", &[]),
