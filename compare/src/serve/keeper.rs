@@ -4,7 +4,6 @@
 use std::collections::VecDeque;
 use std::error::Error;
 use std::io::{self, PipeReader, Read};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
@@ -59,7 +58,7 @@ struct Tap {
     pending: Mutex<Pending>,
     ended: Condvar,
     /// Whether it's a full VM's console, which speaks long before it can be used.
-    is_console: AtomicBool,
+    is_console: bool,
 }
 
 #[derive(Default)]
@@ -95,8 +94,8 @@ impl Keeper {
     }
 
     /// Runs an instance to its end. Returns what's left of it, if something is.
-    pub(super) fn keep(self, runner: &dyn Runner) -> Option<String> {
-        self.tap.is_console.store(runner.id() == WayId::FullVm, Ordering::Relaxed);
+    pub(super) fn keep(mut self, runner: &dyn Runner) -> Option<String> {
+        self.tap = Arc::new(Tap { is_console: runner.id() == WayId::FullVm, ..Tap::default() });
         let mut instance = match runner.start(&self.spec.to_look_at(runner.id())) {
             Ok(instance) => instance,
             Err(error) => {
@@ -167,7 +166,7 @@ impl Tap {
         let now = Instant::now();
         pending.first_byte.get_or_insert(now);
         pending.last_byte = Some(now);
-        if self.is_console.load(Ordering::Relaxed) && pending.login.is_none() {
+        if self.is_console && pending.login.is_none() {
             pending.look_for_login(bytes, now);
         }
         pending.bytes.extend(bytes);
@@ -265,8 +264,7 @@ impl Kept<'_> {
             let pending = self.keeper.tap.pending();
             (pending.first_byte, pending.login)
         };
-        let is_console = self.keeper.tap.is_console.load(Ordering::Relaxed);
-        let first = if is_console { "console speaks" } else { "first byte" };
+        let first = if self.keeper.tap.is_console { "console speaks" } else { "first byte" };
         let mut steps = self.instance.steps();
         for (name, at) in [(first, first_byte), ("ready", login)] {
             if let Some(at) = at

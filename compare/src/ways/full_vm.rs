@@ -9,11 +9,11 @@ use std::process::Command;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use api::config::{self, DiskFormat, DriveSpec, VmSpec};
 use api::event::Event;
 use compare_probe::remote::{self, MAX_REPLY_BYTES, Reply};
-use devices::disk::{self, BackingFile, Disk, DiskBackend, DiskOptions};
+use devices::disk::{self, BackingFile, Disk, DiskBackend, DiskOptions, Format};
 use rustix::process::{Pid, Signal, kill_process};
-use serde_json::json;
 
 use super::microvm::{monotonic_ns, step};
 use super::networks::Tap;
@@ -97,17 +97,24 @@ impl FullVms {
         let path = files.add(dir.join(format!("{name}.qcow2")));
         disk::create_overlay(&path, self.disk_len, &self.disk)
             .map_err(system(format!("create {}", path.display())))?;
-        let text = json!({ "drives": [{
-            "drive_id": "disk",
-            "path_on_host": path,
-            "format": "qcow2",
-            "backing": [
-                { "path_on_host": self.disk.path, "format": self.disk.format.to_string() },
-            ],
-            "is_root_device": false,
-        }] });
+        let below = config::BackingFile {
+            path_on_host: self.disk.path.clone(),
+            format: match self.disk.format {
+                Format::Raw => DiskFormat::Raw,
+                Format::Qcow2 => DiskFormat::Qcow2,
+            },
+        };
+        let drive = DriveSpec {
+            drive_id: "disk".to_owned(),
+            path_on_host: Some(path),
+            format: Some(DiskFormat::Qcow2),
+            backing: vec![below],
+            ..DriveSpec::default()
+        };
+        let spec = VmSpec { drives: vec![drive], ..VmSpec::default() };
         let config = files.add(self.config_of(name));
-        std::fs::write(&config, text.to_string())
+        let text = serde_json::to_string(&spec).map_err(std::io::Error::from);
+        text.and_then(|text| std::fs::write(&config, text))
             .map_err(system(format!("write {}", config.display())))?;
         Ok(files)
     }

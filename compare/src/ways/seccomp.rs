@@ -5,6 +5,7 @@
 use std::fs;
 use std::path::Path;
 
+use image::Platform;
 use serde::Deserialize;
 use serde_json::{Value, json};
 
@@ -73,9 +74,10 @@ impl Profile {
 
     /// What the runtime is told, of a container with these capabilities.
     pub(crate) fn for_capabilities(&self, capabilities: &[&str]) -> Value {
-        let (native, go) = names_of_processor();
+        // Conditions have Go's names of processors, runtimes want libseccomp's.
+        let (native, go) = (native_architecture(), Platform::host().architecture);
         let has = |capability: &String| capabilities.contains(&capability.as_str());
-        let here = |condition: &Condition| condition.arches.iter().any(|arch| arch == go);
+        let here = |condition: &Condition| condition.arches.contains(&go);
         let applies = |rule: &&Rule| {
             let Rule { includes, excludes, .. } = rule;
             (includes.arches.is_empty() || here(includes))
@@ -116,13 +118,9 @@ impl Rule {
     }
 }
 
-/// This processor, as libseccomp and as Go call it.
-fn names_of_processor() -> (&'static str, &'static str) {
-    if cfg!(target_arch = "aarch64") {
-        ("SCMP_ARCH_AARCH64", "arm64")
-    } else {
-        ("SCMP_ARCH_X86_64", "amd64")
-    }
+/// This processor, as libseccomp calls it.
+const fn native_architecture() -> &'static str {
+    if cfg!(target_arch = "aarch64") { "SCMP_ARCH_AARCH64" } else { "SCMP_ARCH_X86_64" }
 }
 
 #[cfg(test)]
@@ -177,7 +175,7 @@ mod tests {
             (&filter["defaultAction"], &filter["defaultErrnoRet"]),
             (&json!(ERRNO), &json!(38))
         );
-        assert_eq!(filter["architectures"][0], names_of_processor().0);
+        assert_eq!(filter["architectures"][0], native_architecture());
         assert_eq!(filter["syscalls"][1]["args"][0]["value"], 8);
         assert!(filter["syscalls"][0].get("args").is_none());
         assert_eq!(filter["syscalls"][3]["errnoRet"], 1);

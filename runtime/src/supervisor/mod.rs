@@ -44,7 +44,7 @@ use self::listener::Listener;
 use self::restart::Backoff;
 use self::shared::{Phase, Shared};
 use self::starter::Starter;
-pub(crate) use self::template::sweep_unless_busy as sweep_templates;
+pub(crate) use self::template::sweep_templates;
 pub(crate) use self::visit::Visit;
 use crate::error::system;
 use crate::files::LockFile;

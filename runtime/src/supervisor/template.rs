@@ -221,7 +221,7 @@ fn save(socket: &Path, dir: &Path) -> Result<(), RuntimeError> {
 }
 
 /// Removes templates of images that are gone, unless somebody makes one now, who does that first.
-pub(crate) fn sweep_unless_busy(engine: &Engine) -> Result<(), RuntimeError> {
+pub(crate) fn sweep_templates(engine: &Engine) -> Result<(), RuntimeError> {
     let all = engine.paths().templates();
     if !all.exists() {
         return Ok(());

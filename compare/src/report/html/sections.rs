@@ -66,8 +66,9 @@ pub(super) fn measurements(report: &Report) -> Markup {
             h2 id="measurements-heading" { "What was measured" }
             p class="about" {
                 "Bars are medians, the line across a bar’s end is the "
-                (spread(report.settings.runs as usize)) ", each dot is a sample, and rings are outliers, which count. × is how many times the first way’s it is. A bar that "
-                "would make slivers of the others is broken off."
+                (spread(report.settings.runs as usize))
+                ", each dot is a sample, and rings are outliers, which count. × is how many times the first way’s "
+                "it is. A bar that would make slivers of the others is broken off."
             }
             @for (workload, rows) in &groups {
                 @if rows.iter().any(|row| charted(&row)) {
